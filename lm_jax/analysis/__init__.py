@@ -1,0 +1,1 @@
+"""Analysis of records: tables, figures and the report. Never imports jax."""

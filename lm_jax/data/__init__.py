@@ -1,0 +1,1 @@
+"""Corpora and fixed evaluation sets on disk."""

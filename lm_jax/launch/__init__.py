@@ -1,0 +1,1 @@
+"""Launchers: send cells of a sweep to where they run."""

@@ -1,0 +1,1 @@
+"""Tasks: procedural few-shot tasks with known chance and Bayes-optimal accuracy, and text."""

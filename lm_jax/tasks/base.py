@@ -1,0 +1,68 @@
+"""What a task is: data plus two small functions (sample, score), all pure.
+
+A task's geometry (vocabulary, sequence length, where labels stand) is in its config class; here is how
+its sequences are drawn and what an ideal learner would score on them.
+"""
+
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+from flax import struct
+
+from lm_jax.config import TaskConfig
+
+Split = Literal["train", "test"]
+
+
+class Batch(struct.PyTreeNode):
+  """Sequences with what is to be predicted at each position.
+
+  Attributes:
+    tokens: int32 [B, T], what the model reads.
+    targets: int32 [B, T], what it should predict at each position.
+    weights: float32 [B, T], 1 where a prediction counts and 0 elsewhere.
+  """
+
+  tokens: jax.Array
+  targets: jax.Array
+  weights: jax.Array
+
+
+class Task(Protocol):
+  """A source of sequences and the yardsticks for them.
+
+  Labels stand at `config.label_positions` (P of them): `len(shots)` queries with `answer_length`
+  consecutive tokens each, P = len(shots) * answer_length.
+
+  Attributes:
+    config: the geometry and parameters.
+    choices: int32 [C], the tokens an answer token may be; the whole vocabulary for language modelling.
+    chance: accuracy of a uniform guess over the choices, for one answer token.
+    shots: int32 [Q], demonstrations seen before each query; None where the notion has no meaning.
+    answer_length: tokens of one answer.
+    window: the summary over shots takes the last `window` queries together, and exact match there
+      asks that all of them be right.
+    arrays: device data that `sample` reads (a corpus), `()` for procedural tasks. Passed to `sample`
+      as an argument so that a jitted program does not carry it as a constant.
+  """
+
+  config: TaskConfig
+  choices: np.ndarray
+  chance: float
+  shots: np.ndarray | None
+  answer_length: int
+  window: int
+  arrays: Any
+
+  def sample(self, key: jax.Array, batch_size: int, arrays: Any = (), split: Split = "train") -> Batch:
+    """Draws `batch_size` sequences; a pure function of its arguments."""
+    ...
+
+  def bayes_predict(self, batch: Batch) -> jax.Array | None:
+    """Returns the exact posterior predictive over the choices, float32 [B, P, C], or None."""
+    ...
+
+  def bayes_accuracy(self) -> np.ndarray | None:
+    """Returns the exact accuracy of the Bayes-optimal predictor, float64 [Q], or None if unknown."""
+    ...
