@@ -1,0 +1,102 @@
+"""A Transformer from a config: causal decoder, or bidirectional encoder (`causal=False`)."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from lm_jax import layers
+from lm_jax.config import ModelConfig
+
+
+class Transformer(nn.Module):
+  """Maps tokens to next-token logits.
+
+  A pure function of (params, tokens): `Transformer(config).apply({"params": params}, tokens_BT)`.
+  """
+
+  config: ModelConfig  # resolved
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens_BT: Int[Array, "B T"],
+    *,
+    label_positions: tuple[int, ...] | None = None,
+    padding_BT: Array | None = None,
+    deterministic: bool = True,
+  ) -> Float[Array, "B P V"]:
+    """Returns logits at `label_positions` (default: everywhere, P = T).
+
+    Args:
+      label_positions: static positions; the output layer runs on these only.
+      padding_BT: bool, true at tokens that no query may look at.
+      deterministic: false applies dropout, from the "dropout" rng.
+    """
+    c = self.config
+    B, T = tokens_BT.shape
+    if T > c.context_length:
+      raise ValueError(f"{T} tokens given to a model with context_length={c.context_length}")
+    embed = layers.Embedding(c.vocab_size, c, name="embedding")
+    x_MD = embed(tokens_BT.reshape(-1))
+    if c.scale_embeddings:
+      x_MD *= math.sqrt(c.d_model)
+    x_MD = self._add_positions(x_MD, B, T)
+    x_MD = nn.Dropout(c.dropout, deterministic=deterministic)(x_MD)
+
+    x_MD = self._blocks(x_MD, B, self._mask(T, padding_BT), deterministic)
+    if label_positions is not None and label_positions != tuple(range(T)):
+      x_MD = take_positions(x_MD.reshape(B, T, -1), label_positions).reshape(-1, c.d_model)
+    # Post-norm blocks end in a norm of their own (arXiv:1706.03762).
+    if c.norm_position == "pre":
+      x_MD = layers.Norm(c, name="final_norm")(x_MD)
+    if c.tie_embeddings:
+      logits_MV = embed.attend(x_MD)
+    else:
+      logits_MV = layers.Linear(c.vocab_size, False, layers.kernel_init(c), name="output")(x_MD)
+    return logits_MV.reshape(B, -1, c.vocab_size)
+
+  def _add_positions(self, x_MD: Array, B: int, T: int) -> Array:
+    c = self.config
+    if c.positions == "learned":
+      table = self.param("positions", layers.embedding_init(c), (c.context_length, c.d_model))[:T]
+    elif c.positions == "sinusoidal":
+      table = layers.sinusoids(T, c.d_model)
+    else:
+      return x_MD
+    return (x_MD.reshape(B, T, -1) + table[None]).reshape(B * T, -1)
+
+  def _mask(self, T: int, padding_BT: Array | None) -> Array | np.ndarray | None:
+    mask = layers.causal_mask(T) if self.config.causal else None
+    if padding_BT is None:
+      return mask
+    visible = ~padding_BT[:, None, None, None, :]
+    return visible if mask is None else jnp.logical_and(mask, visible)
+
+  def _blocks(self, x_MD: Array, B: int, mask: Array | np.ndarray | None, deterministic: bool) -> Array:
+    c = self.config
+    if not c.scan_layers:
+      for layer in range(c.num_layers):
+        x_MD = layers.Block(c, name=f"block_{layer}")(x_MD, B, mask, deterministic)
+      return x_MD
+
+    def body(block: layers.Block, x_MD: Array, _: None) -> tuple[Array, None]:
+      return block(x_MD, B, mask, deterministic), None
+
+    scan = nn.scan(
+      body,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      length=c.num_layers,
+    )
+    return scan(layers.Block(c, name="blocks"), x_MD, None)[0]
+
+
+def take_positions(x_BTD: Float[Array, "B T D"], positions: tuple[int, ...]) -> Float[Array, "B P D"]:
+  """Returns x at static positions, as a strided slice where they are evenly spaced (cheaper than a gather)."""
+  strides = set(np.diff(positions))
+  if len(positions) > 1 and len(strides) == 1 and (stride := int(strides.pop())) > 0:
+    return x_BTD[:, positions[0] : positions[-1] + 1 : stride]
+  return x_BTD[:, np.array(positions)]
