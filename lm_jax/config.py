@@ -7,6 +7,7 @@ decides the numbers a run produces, and so its identity (`cell_id`).
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -43,9 +44,16 @@ class ModelConfig:
   parallel_block: bool = False  # attention and MLP read the same normed input (PaLM)
   attention_only: bool = False  # no MLPs (Edelman et al., arXiv:2402.11004)
   causal: bool = True
+  attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
   dropout: float = 0.0
   initializer: Literal["fan_in", "gpt2", "xavier_uniform"] = "fan_in"
   scan_layers: bool = False  # compile time flat in depth; slower steps on CPU
+
+  def query_blocks(self, length: int) -> list[tuple[int, int, int]]:
+    """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length."""
+    size = self.attention_block if self.causal else length
+    ends = [(start, min(start + size, length)) for start in range(0, length, size)]
+    return [(start, end, end if self.causal else length) for start, end in ends]
 
 
 # --- tasks: the geometry of a sequence; how it is sampled is in lm_jax/tasks --------------------
@@ -341,6 +349,9 @@ def _check_task(t: TaskConfig) -> None:
     _require(t.num_labels >= t.num_values, f"{path}.num_labels", t.num_labels,
              f"at least num_values={t.num_values}, since values map to distinct labels")  # fmt: skip
     _require(0 <= t.holdout < 1, f"{path}.holdout", t.holdout, "in [0, 1)")
+    num_maps = math.perm(t.num_labels, t.num_values)
+    _require(t.holdout == 0 or 2 <= num_maps <= 50_000, f"{path}.holdout", t.holdout,
+             f"0 for {num_maps} value -> label maps, since 2 to 50000 of them can be listed and split")  # fmt: skip
   if isinstance(t, AssociativeRecall):
     _require(t.num_pairs <= t.num_keys, f"{path}.num_pairs", t.num_pairs, f"at most num_keys={t.num_keys}")
     _require(t.power > 0, f"{path}.power", t.power, "greater than 0")
@@ -357,13 +368,15 @@ def _check_task(t: TaskConfig) -> None:
     _require(t.length >= 2, f"{path}.length", t.length, "at least 2")
   if isinstance(t, NoisyMajority):
     _require(0 < t.max_signal < 1, f"{path}.max_signal", t.max_signal, "in (0, 1)")
+    _require(t.num_levels >= 2, f"{path}.num_levels", t.num_levels, "at least 2, since the first is 0")
 
 
 def _check_model(c: Config) -> None:
   m, t, path = c.model, c.task, "config.model"
   _require_positive(
     m, path,
-    ("vocab_size", "context_length", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_epsilon"),
+    ("vocab_size", "context_length", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_epsilon",
+     "attention_block"),
   )  # fmt: skip
   _require(m.num_heads % m.num_kv_heads == 0, f"{path}.num_kv_heads", m.num_kv_heads,
            f"a divisor of num_heads={m.num_heads}")  # fmt: skip

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.config import ModelConfig
 
@@ -64,10 +64,12 @@ def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, n
 
 
 def rotate(
-  x_BTNH: Float[Array, "B T N H"], cos_TX: Float[Array, "T X"], sin_TX: Float[Array, "T X"]
+  x_BTNH: Float[Array, "B T N H"],
+  cos_TX: Float[Array | np.ndarray, "T X"],
+  sin_TX: Float[Array | np.ndarray, "T X"],
 ) -> Float[Array, "B T N H"]:
   """Rotates the pairs (i, i + H/2) of each head by its position's angles (GPT-NeoX's pairing)."""
-  cos, sin = cos_TX[:, None, :], sin_TX[:, None, :]
+  cos, sin = cos_TX[None, :, None, :], sin_TX[None, :, None, :]
   a, b = jnp.split(x_BTNH, 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -75,54 +77,100 @@ def rotate(
 # --- attention --------------------------------------------------------------------------------
 
 
-def causal_mask(length: int) -> np.ndarray:
-  """Returns bool [T, S], true where a query may look: at itself and before."""
-  return np.tril(np.ones((length, length), bool))
-
-
 def attend(
   q_BTNH: Float[Array, "B T N H"],
   k_BSKH: Float[Array, "B S K H"],
   v_BSKH: Float[Array, "B S K H"],
-  mask: Array | np.ndarray | None,
+  *,
+  causal: bool,
+  padding_BS: Bool[Array, "B S"] | None = None,
+  blocks: list[tuple[int, int, int]] | None = None,
 ) -> Float[Array, "B T N H"]:
   """Returns softmax(q k^T / sqrt(H)) v, grouped: query head n reads kv-head n // (N/K).
 
   Args:
-    mask: bool, broadcastable to [B, 1, 1, T, S]; None lets every query see every key.
+    causal: query t sees the keys 0..t only (S = T).
+    padding_BS: true at keys that no query may see. A query with no key to see gets their plain mean.
+    blocks: (first query, end of queries, end of keys) blocks that cover the queries; the scores of a
+      block are computed for its keys only. Default: one block.
   """
   B, T, N, H = q_BTNH.shape
-  K = k_BSKH.shape[2]
-  q_BTKGH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H)
-  scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH)
-  if mask is not None:
-    scores_BKGTS = jnp.where(mask, scores_BKGTS, MASKED)
-  # The maximum only guards exp; no gradient flows through it.
-  weights_BKGTS = jnp.exp(scores_BKGTS - jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True)))
-  total_BKGT = weights_BKGTS.sum(-1)
-  mixed_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
-  # Dividing after the product touches [T, H] values instead of [T, S].
-  out = mixed_BTKGH / jnp.moveaxis(total_BKGT, -1, 1)[..., None]
-  return out.reshape(B, T, N, H)
+  S, K = k_BSKH.shape[1:3]
+  # Head-major, so that each head's products are plain matrix products; a group's queries are its rows.
+  q_BKGTH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+  visible = np.tril(np.ones((T, S), bool)) if causal else np.ones((T, S), bool)
+
+  def block(start: int, end: int, keys: int) -> Float[Array, "B K G C H"]:
+    scores = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH[:, :, :, start:end], k_BKSH[:, :, :keys])
+    mask = visible[None, None, None, start:end, :keys]
+    if padding_BS is not None:
+      mask = mask & ~padding_BS[:, None, None, None, :keys]
+    if not isinstance(mask, np.ndarray) or not mask.all():
+      scores = jnp.where(mask, scores, MASKED)
+    # The maximum only guards exp; no gradient flows through it.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    mixed = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH[:, :, :keys])
+    # Dividing after the product touches [T, H] values instead of [T, S].
+    return mixed / weights.sum(-1, keepdims=True)
+
+  out_BKGTH = jnp.concatenate([block(*b) for b in blocks or [(0, T, S)]], axis=3)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+# --- products ---------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def project(x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"]) -> Float[Array, "M F"]:
+  """Returns x W, with its weight gradient computed in the orientation that is fast on CPU.
+
+  [D, M] @ [M, F] takes twice the time of its transpose when D > F (XLA:CPU); the barrier keeps the
+  compiler from folding the transposition back into the product.
+  """
+  return x_MD @ w_DF
+
+
+def _project_forward(x_MD: Array, w_DF: Array) -> tuple[Array, tuple[Array, Array]]:
+  return x_MD @ w_DF, (x_MD, w_DF)
+
+
+def _project_backward(saved: tuple[Array, Array], dy_MF: Array) -> tuple[Array, Array]:
+  x_MD, w_DF = saved
+  if w_DF.shape[0] <= w_DF.shape[1]:
+    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MD,MF->DF", x_MD, dy_MF))
+  else:
+    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MF,MD->FD", dy_MF, x_MD)).T
+  return jnp.einsum("MF,DF->MD", dy_MF, w_DF), dw_DF
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 # --- modules ----------------------------------------------------------------------------------
 
 
-class Linear(nn.Module):
-  """y = x W (+ b) on token-major activations."""
+class Weights(nn.Module):
+  """Holds a kernel [in, out] and, where the model has them, a bias [out]."""
 
   features: int
   use_bias: bool
   init: nn.initializers.Initializer
 
   @nn.compact
-  def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M F"]:
-    kernel = self.param("kernel", self.init, (x_MD.shape[-1], self.features))
-    y_MF = x_MD @ kernel
-    if self.use_bias:
-      y_MF += self.param("bias", nn.initializers.zeros, (self.features,))
-    return y_MF
+  def __call__(self, in_features: int) -> tuple[Array, Array | None]:
+    kernel = self.param("kernel", self.init, (in_features, self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+    return kernel, bias
+
+
+def linear(x_MD: Float[Array, "M D"], *weights: tuple[Array, Array | None]) -> list[Float[Array, "M F"]]:
+  """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones."""
+  kernels = [kernel for kernel, _ in weights]
+  y_MF = project(x_MD, kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1))
+  ends = np.cumsum([kernel.shape[1] for kernel in kernels])
+  parts = jnp.split(y_MF, ends[:-1], axis=1)
+  return [y if bias is None else y + bias[None] for y, (_, bias) in zip(parts, weights, strict=True)]
 
 
 class Norm(nn.Module):
@@ -132,13 +180,13 @@ class Norm(nn.Module):
 
   @nn.compact
   def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
-    scale = self.param("scale", nn.initializers.ones, (x_MD.shape[-1],))
+    scale = self.param("scale", nn.initializers.ones, (x_MD.shape[-1],))[None]
     if self.config.norm == "layernorm":
       x_MD = x_MD - x_MD.mean(-1, keepdims=True)
     variance = jnp.square(x_MD).mean(-1, keepdims=True)
     y_MD = x_MD * jax.lax.rsqrt(variance + self.config.norm_epsilon) * scale
     if self.config.norm == "layernorm" and self.config.use_bias:
-      y_MD += self.param("bias", nn.initializers.zeros, (x_MD.shape[-1],))
+      y_MD += self.param("bias", nn.initializers.zeros, (x_MD.shape[-1],))[None]
     return y_MD
 
 
@@ -149,21 +197,25 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_MD: Float[Array, "M D"], batch: int, mask: Array | np.ndarray | None
+    self, x_MD: Float[Array, "M D"], batch: int, padding_BT: Bool[Array, "B T"] | None
   ) -> Float[Array, "M D"]:
     c = self.config
     T = x_MD.shape[0] // batch
 
-    def project(name: str, heads: int) -> Float[Array, "B T N H"]:
-      y = Linear(heads * c.head_dim, c.use_bias, kernel_init(c), name=name)(x_MD)
-      return y.reshape(batch, T, heads, c.head_dim)
+    def weights(name: str, heads: int) -> tuple[Array, Array | None]:
+      return Weights(heads * c.head_dim, c.use_bias, kernel_init(c), name=name)(c.d_model)
 
-    q, k, v = project("query", c.num_heads), project("key", c.num_kv_heads), project("value", c.num_kv_heads)
+    projected = linear(
+      x_MD, weights("query", c.num_heads), weights("key", c.num_kv_heads), weights("value", c.num_kv_heads)
+    )
+    q, k, v = (y.reshape(batch, T, -1, c.head_dim) for y in projected)
     if c.positions == "rope":
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-    out_MX = attend(q, k, v, mask).reshape(batch * T, c.num_heads * c.head_dim)
-    return Linear(c.d_model, c.use_bias, kernel_init(c, residual=True), name="out")(out_MX)
+    out = attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
+    out_MX = out.reshape(batch * T, c.num_heads * c.head_dim)
+    out_weights = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="out")
+    return linear(out_MX, out_weights(out_MX.shape[1]))[0]
 
 
 class Mlp(nn.Module):
@@ -175,14 +227,16 @@ class Mlp(nn.Module):
   def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
     c = self.config
 
-    def up(name: str) -> Float[Array, "M F"]:
-      return Linear(c.d_ff, c.use_bias, kernel_init(c), name=name)(x_MD)
+    def up(name: str) -> tuple[Array, Array | None]:
+      return Weights(c.d_ff, c.use_bias, kernel_init(c), name=name)(c.d_model)
 
     if c.activation == "swiglu":
-      h_MF = jax.nn.silu(up("gate")) * up("up")
+      gate_MF, up_MF = linear(x_MD, up("gate"), up("up"))
+      h_MF = jax.nn.silu(gate_MF) * up_MF
     else:
-      h_MF = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}[c.activation](up("up"))
-    return Linear(c.d_model, c.use_bias, kernel_init(c, residual=True), name="down")(h_MF)
+      h_MF = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}[c.activation](linear(x_MD, up("up"))[0])
+    down = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="down")
+    return linear(h_MF, down(c.d_ff))[0]
 
 
 class Block(nn.Module):
@@ -192,18 +246,22 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_MD: Float[Array, "M D"], batch: int, mask: Array | np.ndarray | None, deterministic: bool
+    self,
+    x_MD: Float[Array, "M D"],
+    batch: int,
+    padding_BT: Bool[Array, "B T"] | None,
+    deterministic: bool,
   ) -> Float[Array, "M D"]:
     c = self.config
     attention, drop = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)
     if c.parallel_block:  # y = x + MLP(norm(x)) + Attention(norm(x)), arXiv:2204.02311 section 2
       h_MD = Norm(c, name="norm")(x_MD)
-      return x_MD + drop(attention(h_MD, batch, mask) + Mlp(c, name="mlp")(h_MD))
+      return x_MD + drop(attention(h_MD, batch, padding_BT) + Mlp(c, name="mlp")(h_MD))
     norm1 = Norm(c, name="attention_norm")
     if c.norm_position == "pre":
-      x_MD = x_MD + drop(attention(norm1(x_MD), batch, mask))
+      x_MD = x_MD + drop(attention(norm1(x_MD), batch, padding_BT))
     else:
-      x_MD = norm1(x_MD + drop(attention(x_MD, batch, mask)))
+      x_MD = norm1(x_MD + drop(attention(x_MD, batch, padding_BT)))
     if c.attention_only:
       return x_MD
     norm2, mlp = Norm(c, name="mlp_norm"), Mlp(c, name="mlp")
@@ -225,4 +283,4 @@ class Embedding(nn.Module):
     return self.table[tokens_M]
 
   def attend(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M V"]:
-    return x_MD @ self.table.T
+    return project(x_MD, self.table.T)

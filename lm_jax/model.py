@@ -2,10 +2,9 @@
 
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax import layers
 from lm_jax.config import ModelConfig
@@ -25,7 +24,7 @@ class Transformer(nn.Module):
     tokens_BT: Int[Array, "B T"],
     *,
     label_positions: tuple[int, ...] | None = None,
-    padding_BT: Array | None = None,
+    padding_BT: Bool[Array, "B T"] | None = None,
     deterministic: bool = True,
   ) -> Float[Array, "B P V"]:
     """Returns logits at `label_positions` (default: everywhere, P = T).
@@ -46,7 +45,7 @@ class Transformer(nn.Module):
     x_MD = self._add_positions(x_MD, B, T)
     x_MD = nn.Dropout(c.dropout, deterministic=deterministic)(x_MD)
 
-    x_MD = self._blocks(x_MD, B, self._mask(T, padding_BT), deterministic)
+    x_MD = self._blocks(x_MD, B, padding_BT, deterministic)
     if label_positions is not None and label_positions != tuple(range(T)):
       x_MD = take_positions(x_MD.reshape(B, T, -1), label_positions).reshape(-1, c.d_model)
     # Post-norm blocks end in a norm of their own (arXiv:1706.03762).
@@ -55,7 +54,8 @@ class Transformer(nn.Module):
     if c.tie_embeddings:
       logits_MV = embed.attend(x_MD)
     else:
-      logits_MV = layers.Linear(c.vocab_size, False, layers.kernel_init(c), name="output")(x_MD)
+      output = layers.Weights(c.vocab_size, False, layers.kernel_init(c), name="output")
+      logits_MV = layers.linear(x_MD, output(c.d_model))[0]
     return logits_MV.reshape(B, -1, c.vocab_size)
 
   def _add_positions(self, x_MD: Array, B: int, T: int) -> Array:
@@ -68,22 +68,15 @@ class Transformer(nn.Module):
       return x_MD
     return (x_MD.reshape(B, T, -1) + table[None]).reshape(B * T, -1)
 
-  def _mask(self, T: int, padding_BT: Array | None) -> Array | np.ndarray | None:
-    mask = layers.causal_mask(T) if self.config.causal else None
-    if padding_BT is None:
-      return mask
-    visible = ~padding_BT[:, None, None, None, :]
-    return visible if mask is None else jnp.logical_and(mask, visible)
-
-  def _blocks(self, x_MD: Array, B: int, mask: Array | np.ndarray | None, deterministic: bool) -> Array:
+  def _blocks(self, x_MD: Array, B: int, padding_BT: Array | None, deterministic: bool) -> Array:
     c = self.config
     if not c.scan_layers:
       for layer in range(c.num_layers):
-        x_MD = layers.Block(c, name=f"block_{layer}")(x_MD, B, mask, deterministic)
+        x_MD = layers.Block(c, name=f"block_{layer}")(x_MD, B, padding_BT, deterministic)
       return x_MD
 
     def body(block: layers.Block, x_MD: Array, _: None) -> tuple[Array, None]:
-      return block(x_MD, B, mask, deterministic), None
+      return block(x_MD, B, padding_BT, deterministic), None
 
     scan = nn.scan(
       body,
@@ -95,7 +88,7 @@ class Transformer(nn.Module):
 
 
 def take_positions(x_BTD: Float[Array, "B T D"], positions: tuple[int, ...]) -> Float[Array, "B P D"]:
-  """Returns x at static positions, as a strided slice where they are evenly spaced (cheaper than a gather)."""
+  """Returns x at static positions: a strided slice where they are evenly spaced (cheaper than a gather)."""
   strides = set(np.diff(positions))
   if len(positions) > 1 and len(strides) == 1 and (stride := int(strides.pop())) > 0:
     return x_BTD[:, positions[0] : positions[-1] + 1 : stride]

@@ -1,0 +1,247 @@
+"""Closed forms of a run's size: parameters, FLOPs, tokens, memory, time; and one dial that makes a family.
+
+All take resolved configs (`config.resolve`) and are plain arithmetic. Parameters and matrix-product FLOPs
+are exact (tests compare them with the program); memory and time are estimates, good enough to plan with.
+"""
+
+import dataclasses
+import math
+
+from lm_jax.config import Config, ModelConfig, loss_positions
+from lm_jax.strict import ConfigError
+
+FLOAT_BYTES = 4
+
+# A backward pass has, for every product of the forward pass, two of the same size: the gradients of its
+# two factors. It is exact here, as even the first layer's input (the embedding) needs its gradient.
+FORWARD_AND_BACKWARD = 3
+
+# FLOPs of matrix product that take as long as one float of activation does in training, over all the
+# elementwise work it stands for. Fitted, see `seconds_per_step`.
+FLOPS_PER_ACTIVATION = 540
+
+# Peak memory of activations over what the backward pass reads: XLA also holds masked scores, transposed
+# copies and gradients in flight. Fitted to its own memory analysis on a CPU (1.2 to 1.7).
+ACTIVATION_OVERHEAD = 1.5
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamCount:
+  """Numbers of parameters.
+
+  Attributes:
+    total: all of them; a tied output matrix is the token table and counts once.
+    nonembedding: without the token table, the position table and an untied output matrix: the N of
+      Kaplan et al. (arXiv:2001.08361, section 2.1), whose loss curves then meet across depths.
+  """
+
+  total: int
+  nonembedding: int
+
+
+Shape = tuple[int, int]  # [in, out] of a matrix
+
+
+def attention_matrices(m: ModelConfig) -> list[Shape]:
+  """Returns the shapes of query, key, value and output projections of one layer."""
+  query, kv = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim
+  return [(m.d_model, query), (m.d_model, kv), (m.d_model, kv), (query, m.d_model)]
+
+
+def mlp_matrices(m: ModelConfig) -> list[Shape]:
+  """Returns the shapes of one layer's MLP: (gate,) up, down."""
+  if m.attention_only:
+    return []
+  ups = 2 if m.activation == "swiglu" else 1
+  return [(m.d_model, m.d_ff)] * ups + [(m.d_ff, m.d_model)]
+
+
+def num_norms(m: ModelConfig) -> int:
+  """Returns how many norms a model has; post-norm blocks end in their own, others in a final one."""
+  a_layer = 1 if m.parallel_block or m.attention_only else 2
+  return m.num_layers * a_layer + (m.norm_position == "pre")
+
+
+def _size(shapes: list[Shape]) -> int:
+  return sum(rows * columns for rows, columns in shapes)
+
+
+def param_breakdown(m: ModelConfig) -> dict[str, int]:
+  """Returns the number of parameters in each part of a model; they add up to the total."""
+
+  def with_biases(shapes: list[Shape]) -> int:
+    return _size(shapes) + m.use_bias * sum(columns for _, columns in shapes)
+
+  norm_vectors = 2 if m.norm == "layernorm" and m.use_bias else 1
+  return {
+    "token_table": m.vocab_size * m.d_model,
+    "position_table": m.context_length * m.d_model if m.positions == "learned" else 0,
+    "attention": m.num_layers * with_biases(attention_matrices(m)),
+    "mlp": m.num_layers * with_biases(mlp_matrices(m)),
+    "norms": num_norms(m) * norm_vectors * m.d_model,
+    "output": 0 if m.tie_embeddings else m.d_model * m.vocab_size,
+  }
+
+
+def count_params(m: ModelConfig) -> ParamCount:
+  """Returns the numbers of parameters of a model, in total and without embeddings."""
+  parts = param_breakdown(m)
+  return ParamCount(sum(parts.values()), parts["attention"] + parts["mlp"] + parts["norms"])
+
+
+# --- FLOPs and tokens -------------------------------------------------------------------------
+
+
+def attention_pairs(m: ModelConfig, sequence_length: int) -> int:
+  """Returns the (query, key) pairs that one head computes: between T^2 / 2 (tiny causal blocks) and T^2."""
+  return sum((end - start) * keys for start, end, keys in m.query_blocks(sequence_length))
+
+
+def flops_breakdown(m: ModelConfig, sequence_length: int, num_labels: int) -> dict[str, int]:
+  """Returns the matrix-product FLOPs of one sequence's forward pass, by part.
+
+  A product [m, k] @ [k, n] is 2 m n k FLOPs; elementwise work (norms, softmax, activations) is not
+  counted. "attention" is scores and mixing over all (query, key) pairs that the program computes, masked
+  or not; "head" is the output layer, at the label positions only.
+  """
+  T, L = sequence_length, m.num_layers
+  return {
+    "projections": L * 2 * T * _size(attention_matrices(m)),
+    "attention": L * 2 * (2 * attention_pairs(m, T) * m.num_heads * m.head_dim),
+    "mlp": L * 2 * T * _size(mlp_matrices(m)),
+    "head": 2 * num_labels * m.d_model * m.vocab_size,
+  }
+
+
+def forward_flops(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
+  """Returns the matrix-product FLOPs of one sequence's forward pass, see `flops_breakdown`."""
+  return sum(flops_breakdown(m, sequence_length, num_labels).values())
+
+
+def tokens_per_step(config: Config) -> int:
+  """Returns the tokens read in one update, whether or not the loss counts them."""
+  return config.train.batch_size * config.task.sequence_length
+
+
+def step_flops(config: Config) -> int:
+  """Returns the matrix-product FLOPs of one update, the output layer at the loss's positions only."""
+  labels = len(loss_positions(config.task))
+  sequence = forward_flops(config.model, config.task.sequence_length, labels)
+  return FORWARD_AND_BACKWARD * config.train.batch_size * sequence
+
+
+def train_flops(config: Config, num_steps: int | None = None) -> float:
+  """Returns the matrix-product FLOPs of `num_steps` updates (default: the whole run)."""
+  return float(step_flops(config)) * (config.train.num_steps if num_steps is None else num_steps)
+
+
+def flops_6nd(config: Config, num_steps: int | None = None) -> float:
+  """Returns 6 N D of `num_steps` updates (default: the whole run), for comparison with published laws.
+
+  N is the total number of parameters, as in Chinchilla (arXiv:2203.15556), and D all tokens read.
+  """
+  steps = config.train.num_steps if num_steps is None else num_steps
+  return 6.0 * count_params(config.model).total * tokens_per_step(config) * steps
+
+
+def chinchilla_tokens(num_params: int, ratio: float = 20) -> int:
+  """Returns the compute-optimal training tokens, about 20 a parameter (arXiv:2203.15556, table 3)."""
+  return round(ratio * num_params)
+
+
+# --- memory and time --------------------------------------------------------------------------
+
+
+def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
+  """Estimates the floats that one sequence's forward pass keeps for the backward pass.
+
+  A token keeps, in each layer, the residual stream and its normed copy before each sublayer (2 D),
+  query, key, value and what attention mixed (2 N H + 2 K H), attention weights (N for every key it is
+  compared with), and the MLP's hidden values before and after the activation (2 F; 3 F for SwiGLU):
+  16 D + N T for the plain block, less what causal blocks leave out.
+  A label position keeps its input, logits and their softmax (D + 2 V).
+  """
+  sublayers = 1 if m.parallel_block or m.attention_only else 2
+  heads = 2 * (m.num_heads + m.num_kv_heads) * m.head_dim
+  hidden = len(mlp_matrices(m)) * m.d_ff
+  token = 2 * sublayers * m.d_model + heads + hidden
+  layer = sequence_length * token + m.num_heads * attention_pairs(m, sequence_length)
+  return m.num_layers * layer + num_labels * (m.d_model + 2 * m.vocab_size)
+
+
+def _sequence_floats(config: Config) -> int:
+  return activation_floats(config.model, config.task.sequence_length, len(loss_positions(config.task)))
+
+
+def optimizer_floats(config: Config) -> int:
+  """Estimates the floats of the optimizer's moments.
+
+  adamw: two a parameter. muon: one for the blocks' matrices and Adam's two for the rest.
+  adafactor: a row and a column of every matrix whose sides are both at least 128 (optax's default),
+  one a parameter otherwise.
+  """
+  m, name = config.model, config.optimizer.name
+  total = count_params(m).total
+  if name == "adamw":
+    return 2 * total
+  blocks = m.num_layers * (attention_matrices(m) + mlp_matrices(m))
+  if name == "muon":
+    return 2 * total - _size(blocks)
+  tables = [(m.vocab_size, m.d_model)] * (1 if m.tie_embeddings else 2)
+  if m.positions == "learned":
+    tables.append((m.context_length, m.d_model))
+  factored = [shape for shape in blocks + tables if min(shape) >= 128]
+  return total - _size(factored) + sum(rows + columns for rows, columns in factored)
+
+
+def memory_bytes(config: Config) -> int:
+  """Estimates the peak bytes of training in one process that holds the whole batch.
+
+  4 bytes x (parameters + gradients (twice when accumulated) + the optimizer's moments + 1.5 x activations
+  of the sequences that pass at a time). Leaves out the program, the data and the allocator's waste.
+  """
+  params = count_params(config.model).total
+  splits = config.train.grad_accum_steps
+  gradients = params * (1 if splits == 1 else 2)
+  activations = round(ACTIVATION_OVERHEAD * (config.train.batch_size // splits) * _sequence_floats(config))
+  return FLOAT_BYTES * (params + gradients + optimizer_floats(config) + activations)
+
+
+def seconds_per_step(config: Config, flops_per_second: float) -> float:
+  """Estimates the seconds of one update, for `plan`; within a factor of 1.5 on a CPU core.
+
+  (matrix-product FLOPs + 540 x activation floats) / peak: besides its products every token pays for the
+  elementwise work on its activations, which are about 16 D a layer where products are about 72 D^2.
+  Products therefore run at an efficiency of about D / (D + 120). The constant was fitted to training
+  speeds of one AVX-512 core, from 305,000 tokens/s at D=16 to 1,000 at D=384.
+
+  Args:
+    flops_per_second: peak of float32 matrix products (about 100e9 on the core of the fit).
+  """
+  elementwise = FLOPS_PER_ACTIVATION * config.train.batch_size * _sequence_floats(config)
+  return (step_flops(config) + elementwise) / flops_per_second
+
+
+# --- one dial ---------------------------------------------------------------------------------
+
+
+def width_ladder(d_model: int, num_layers: int = 2) -> dict[str, int]:
+  """Returns the model fields of one rung of a family that grows in width only.
+
+  1. Depth is the same for all rungs, so that no ability appears with a layer. Two layers are the
+     fewest that can form an induction head (Olsson et al., arXiv:2209.11895); at a given size, loss
+     depends weakly on the shape (Kaplan et al., arXiv:2001.08361, section 3.1).
+  2. Heads are about 32 wide. Thinner than 16 their low rank hurts (Bhojanapalli et al.,
+     arXiv:2002.07028), so two heads start at d_model 32, as 2 x 16. Of the counts that split d_model
+     into even heads (rotary positions turn pairs), the nearest is taken, as a ratio.
+  3. Everything else follows in `config.resolve`: head_dim = d_model / num_heads, d_ff = 4 d_model.
+  """
+  if d_model < 2 or d_model % 2:
+    raise ConfigError(f"width_ladder: d_model={d_model!r}: must be even and greater than 0")
+  wanted = max(d_model / 32, 2 if d_model >= 32 else 1)
+  allowed = [n for n in range(1, d_model // 2 + 1) if d_model % (2 * n) == 0]
+  heads = min(allowed, key=lambda n: abs(math.log(n / wanted)))
+  return {"d_model": d_model, "num_layers": num_layers, "num_heads": heads}

@@ -1,0 +1,50 @@
+"""All that a run carries from step to step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from lm_jax import optimizer
+from lm_jax.config import Config
+from lm_jax.model import Transformer
+
+# Independent streams of random numbers of one seed.
+PARAMS, DATA, DROPOUT = range(3)
+
+
+class TrainState(struct.PyTreeNode):
+  """A pure value: the step function maps it to the next one, and a checkpoint is a copy of it.
+
+  Attributes:
+    step: int32 [], updates done.
+    params, opt_state: float32 trees.
+    key: uint32 [2], the run's seed; every random number is a function of it and the step.
+    hyperparams: float32 scalars (learning rate, weight decay, ...), data to the compiled program.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  key: jax.Array
+  hyperparams: optimizer.Hyperparams
+
+
+def stream(key: jax.Array, name: int, step: jax.Array | int = 0) -> jax.Array:
+  """Returns the random key of one stream at one step."""
+  return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), name), step)
+
+
+def init_state(config: Config) -> TrainState:
+  """Returns the state before the first step; jit-able, a pure function of the config's seed."""
+  key = jax.random.key_data(jax.random.key(config.seed))
+  return init_from_key(config, key, optimizer.hyperparams(config))
+
+
+def init_from_key(config: Config, key: jax.Array, hyperparams: optimizer.Hyperparams) -> TrainState:
+  """`init_state` with the seed and hyperparameters as arrays, so that cells of one shape share a program."""
+  tokens = jnp.zeros((1, config.model.context_length), jnp.int32)
+  params = Transformer(config.model).init(stream(key, PARAMS), tokens)["params"]
+  tx = optimizer.make_optimizer(config.optimizer, hyperparams["learning_rate"], hyperparams["weight_decay"])
+  return TrainState(jnp.int32(0), params, tx.init(params), key, hyperparams)

@@ -1,0 +1,90 @@
+"""One training step, and many of them in one dispatch. Pure functions; devices are added elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm_jax import objectives, optimizer, state
+from lm_jax.config import Config, loss_positions
+from lm_jax.model import Transformer, take_positions
+from lm_jax.state import TrainState
+from lm_jax.tasks.base import Batch, Task
+
+Metrics = dict[str, jax.Array]  # float32 scalars
+
+
+def make_loss(config: Config) -> Callable:
+  """Returns loss(params, batch, dropout_key) -> (sum, count) in nats and tokens."""
+  model, positions = Transformer(config.model), loss_positions(config.task)
+
+  def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logits = model.apply(
+      {"params": params}, batch.tokens, label_positions=positions,
+      deterministic=config.model.dropout == 0, rngs={"dropout": key},
+    )  # fmt: skip
+    targets = take_positions(batch.targets, positions)
+    weights = take_positions(batch.weights, positions)
+    return objectives.causal_lm_loss(logits, targets, weights)
+
+  return loss
+
+
+def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Returns the pure step (state, batch) -> (state, metrics).
+
+  Metrics: loss (nats a counted token), grad_norm (before clipping), learning_rate.
+  """
+  grad = jax.value_and_grad(make_loss(config), has_aux=True)
+  splits = config.train.grad_accum_steps
+
+  def accumulate(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+    if splits == 1:
+      (total, count), grads = grad(params, batch, key)
+      return total, count, grads
+
+    def add(carry: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+      (total, count), grads = grad(params, *part)
+      return jax.tree.map(jnp.add, carry, (total, count, grads)), None
+
+    parts = jax.tree.map(lambda x: x.reshape(splits, x.shape[0] // splits, *x.shape[1:]), batch)
+    zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, (parts, jax.random.split(key, splits)))[0]
+
+  def train_step(s: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    total, count, grads = accumulate(s.params, batch, state.stream(s.key, state.DROPOUT, s.step))
+    count = jnp.maximum(count, 1)
+    grads = jax.tree.map(lambda g: g / count, grads)
+    rate = optimizer.learning_rate(config.optimizer, s.hyperparams, s.step)
+    tx = optimizer.make_optimizer(config.optimizer, rate, s.hyperparams["weight_decay"])
+    updates, opt_state = tx.update(grads, s.opt_state, s.params)
+    metrics = {"loss": total / count, "grad_norm": optax.tree.norm(grads), "learning_rate": rate}
+    new = s.replace(step=s.step + 1, params=optax.apply_updates(s.params, updates), opt_state=opt_state)
+    return new, metrics
+
+  return train_step
+
+
+def make_run_steps(config: Config, task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
+  """Returns run(state, arrays, n) -> (state, metrics [K]): up to K = steps_per_dispatch steps.
+
+  `n` is data: a dispatch of any length runs the same compiled loop body, so that where dispatches
+  begin and end (logging, evaluation, a resume) cannot change a single bit, nor cost a compilation.
+  Rows of the metrics from n on are NaN. The batch is a pure function of (seed, step).
+  """
+  train_step, size = make_train_step(config), config.runtime.steps_per_dispatch
+
+  def run(s: TrainState, arrays: Any, n: jax.Array) -> tuple[TrainState, Metrics]:
+    def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+      s, rows = carry
+      key = state.stream(s.key, state.DATA, s.step)
+      s, metrics = train_step(s, task.sample(key, config.train.batch_size, arrays))
+      return s, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
+
+    names = ("loss", "grad_norm", "learning_rate")
+    rows = {name: jnp.full((size,), jnp.nan, jnp.float32) for name in names}
+    return jax.lax.fori_loop(0, jnp.minimum(n, size), body, (s, rows))
+
+  return run
