@@ -351,7 +351,7 @@ def _check_task(t: TaskConfig) -> None:
     _require(0 <= t.holdout < 1, f"{path}.holdout", t.holdout, "in [0, 1)")
     num_maps = math.perm(t.num_labels, t.num_values)
     _require(t.holdout == 0 or 2 <= num_maps <= 50_000, f"{path}.holdout", t.holdout,
-             f"0 for {num_maps} value -> label maps, since 2 to 50000 of them can be listed and split")  # fmt: skip
+             f"0 for {num_maps} value -> label maps: 2 to 50000 of them can be split")  # fmt: skip
   if isinstance(t, AssociativeRecall):
     _require(t.num_pairs <= t.num_keys, f"{path}.num_pairs", t.num_pairs, f"at most num_keys={t.num_keys}")
     _require(t.power > 0, f"{path}.power", t.power, "greater than 0")

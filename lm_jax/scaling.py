@@ -16,6 +16,9 @@ FLOAT_BYTES = 4
 # two factors. It is exact here, as even the first layer's input (the embedding) needs its gradient.
 FORWARD_AND_BACKWARD = 3
 
+# Peak of float32 matrix products assumed of one CPU core where nothing better is known.
+CORE_FLOPS_PER_SECOND = 100e9
+
 # FLOPs of matrix product that take as long as one float of activation does in training, over all the
 # elementwise work it stands for. Fitted, see `seconds_per_step`.
 FLOPS_PER_ACTIVATION = 540
@@ -223,6 +226,11 @@ def seconds_per_step(config: Config, flops_per_second: float) -> float:
   """
   elementwise = FLOPS_PER_ACTIVATION * config.train.batch_size * _sequence_floats(config)
   return (step_flops(config) + elementwise) / flops_per_second
+
+
+def seconds(config: Config, flops_per_second: float = CORE_FLOPS_PER_SECOND) -> float:
+  """Estimates the seconds of a whole run on one core, see `seconds_per_step`."""
+  return seconds_per_step(config, flops_per_second) * config.train.num_steps
 
 
 # --- one dial ---------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ A task's geometry (vocabulary, sequence length, where labels stand) is in its co
 its sequences are drawn and what an ideal learner would score on them.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -30,7 +32,7 @@ class Batch(struct.PyTreeNode):
 
 
 class Task(Protocol):
-  """A source of sequences and the yardsticks for them.
+  """A source of sequences and the yardsticks for them; tasks subclass it and take its defaults.
 
   Labels stand at `config.label_positions` (P of them): `len(shots)` queries with `answer_length`
   consecutive tokens each, P = len(shots) * answer_length.
@@ -45,6 +47,7 @@ class Task(Protocol):
       asks that all of them be right.
     arrays: device data that `sample` reads (a corpus), `()` for procedural tasks. Passed to `sample`
       as an argument so that a jitted program does not carry it as a constant.
+    data_digest: hash of `arrays`, "" where there are none.
   """
 
   config: TaskConfig
@@ -53,7 +56,8 @@ class Task(Protocol):
   shots: np.ndarray | None
   answer_length: int
   window: int
-  arrays: Any
+  arrays: Any = ()
+  data_digest: str = ""
 
   def sample(self, key: jax.Array, batch_size: int, arrays: Any = (), split: Split = "train") -> Batch:
     """Draws `batch_size` sequences; a pure function of its arguments."""
@@ -61,8 +65,29 @@ class Task(Protocol):
 
   def bayes_predict(self, batch: Batch) -> jax.Array | None:
     """Returns the exact posterior predictive over the choices, float32 [B, P, C], or None."""
-    ...
+    del batch
+
+  def baseline_predict(self, batch: Batch) -> jax.Array | None:
+    """Returns what a simpler, half-right predictor would say, float32 [B, P, C], or None."""
+    del batch
 
   def bayes_accuracy(self) -> np.ndarray | None:
     """Returns the exact accuracy of the Bayes-optimal predictor, float64 [Q], or None if unknown."""
-    ...
+
+
+def next_token_batch(sequence_BS: jax.Array, positions: Sequence[int]) -> Batch:
+  """Returns the batch that reads all but the last of S = T + 1 tokens and predicts all but the first.
+
+  Args:
+    sequence_BS: integer [B, T + 1].
+    positions: where, of 0..T-1, a prediction counts.
+  """
+  sequence_BS = sequence_BS.astype(jnp.int32)
+  tokens_BT = sequence_BS[:, :-1]
+  weights_T = np.zeros(tokens_BT.shape[1], np.float32)
+  weights_T[list(positions)] = 1
+  return Batch(
+    tokens=tokens_BT,
+    targets=sequence_BS[:, 1:],
+    weights=jnp.broadcast_to(weights_T, tokens_BT.shape),
+  )

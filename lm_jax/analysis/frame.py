@@ -1,0 +1,364 @@
+"""A workdir (a sweep or one run) as data frames: records, cells with their state, tasks.
+
+Missing is missing: a cell without a finished evaluation keeps its row and says why, and a null value
+stays null through every mean.
+"""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lm_jax import records
+from lm_jax.strict import ConfigError
+
+# How the number of shots of a row is named where it is not a number.
+WINDOW = "window"  # summary over the task's last `window` queries
+ALL = "all"  # a value that has no number of shots, e.g. of a text task
+
+_CELL_FIELDS = ("cell_id", "label", "family", "seed", "task")
+_CELL_NUMBERS = ("params_total", "params_nonembedding", "num_steps", "tokens", "flops_6nd", "flops_exact")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+  """The yardsticks of a task, as its runs wrote them.
+
+  Attributes:
+    chance: accuracy of a uniform guess for one answer token.
+    shots: demonstrations before each query; None where the notion has no meaning.
+    window: the summary takes the last `window` queries together.
+    answer_length: tokens of one answer.
+    bayes_accuracy: accuracy of the Bayes-optimal predictor for each query, None if unknown.
+  """
+
+  name: str
+  chance: float | None = None
+  shots: tuple[int, ...] | None = None
+  window: int | None = None
+  answer_length: int | None = None
+  bayes_accuracy: tuple[float, ...] | None = None
+
+  def bayes(self, metric: str, shots: str) -> float | None:
+    """Returns the Bayes-optimal value of `metric` at `shots` ("0", ..., "window"), None if unknown."""
+    # One answer token is right exactly when the answer is, but not so for a window of several.
+    same = metric == "accuracy" or (metric == "exact_match" and self.answer_length == 1 and shots != WINDOW)
+    if not same or not self.bayes_accuracy or not self.shots:
+      return None
+    if shots == WINDOW:
+      return float(np.mean(self.bayes_accuracy[-self.window :])) if self.window else None
+    values = [b for k, b in zip(self.shots, self.bayes_accuracy, strict=False) if str(k) == shots]
+    return float(np.mean(values)) if values else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What a workdir holds.
+
+  Attributes:
+    records: every row of every cell, columns and types those of `records.Record`.
+    cells: one row a cell: its identity, sizes, `state`, `finished`, and `reason` where it is not finished.
+    tasks: {task: yardsticks}; tasks of one name with different parameters have keys of their own.
+    versions: {package: version} of the sweep.
+    strangers: names under cells/ that are not cells of this sweep.
+  """
+
+  workdir: Path
+  name: str
+  records: pd.DataFrame
+  cells: pd.DataFrame
+  tasks: dict[str, TaskInfo]
+  versions: dict[str, str]
+  lm_jax_version: str | None
+  git_commit: str | None
+  strangers: tuple[str, ...] = ()
+
+  @property
+  def missing(self) -> pd.DataFrame:
+    return self.cells[~self.cells["finished"]]
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  try:
+    tree = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+  if not isinstance(tree, dict):
+    raise ConfigError(f"{path}: must hold a JSON object")
+  return tree
+
+
+def _optional_json(path: Path) -> dict[str, Any] | None:
+  """Returns None for a file that is absent or unreadable: one bad cell must not hide the others."""
+  try:
+    return _read_json(path)
+  except ConfigError:
+    return None
+
+
+def _dtype(annotation: Any) -> str:
+  members = typing.get_args(annotation) or (annotation,)
+  if int in members:
+    return "Int64" if type(None) in members else "int64"
+  return "float64" if float in members else "string"
+
+
+DTYPES = {name: _dtype(hint) for name, hint in typing.get_type_hints(records.Record).items()}
+
+
+def to_frame(rows: list[dict]) -> pd.DataFrame:
+  """Returns rows of `records.Record` as a frame with exact types (null is NA, NaN for floats)."""
+  return pd.DataFrame({name: pd.array([row[name] for row in rows], dtype=t) for name, t in DTYPES.items()})
+
+
+def _read_records(path: Path) -> tuple[pd.DataFrame, str]:
+  """Returns the rows and, where they cannot be read, why."""
+  try:
+    return to_frame(records.read(path)), ""
+  except FileNotFoundError:
+    return to_frame([]), "no records yet"
+  except (OSError, ValueError, TypeError, KeyError) as error:
+    return to_frame([]), f"{path.name} cannot be read: {type(error).__name__} {error}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _CellFiles:
+  status: dict[str, Any] | None
+  task: dict[str, Any] | None
+  rows: pd.DataFrame
+  problem: str
+  started: bool
+
+
+def _read_cell(path: Path) -> _CellFiles:
+  rows, problem = _read_records(path / "records.jsonl")
+  status = _optional_json(path / "status.json")
+  return _CellFiles(status, _optional_json(path / "task.json"), rows, problem, path.is_dir())
+
+
+def _one_line(text: Any) -> str:
+  return " ".join(str(text).split())
+
+
+def _state(files: _CellFiles, num_steps: int | None) -> tuple[str, str]:
+  """Returns (state, why the cell's final values are missing or "")."""
+  if not files.started:
+    return "pending", "not started"
+  if files.status is None:
+    return "pending", "no readable status.json"
+  state = str(files.status.get("state"))
+  step, total = files.status.get("step"), files.status.get("num_steps") or num_steps
+  at = f"at step {step} of {total}" if step is not None else "before its first step"
+  if state == "failed":
+    return state, _one_line(files.status.get("error") or f"failed {at}, without a message")
+  if state != "done":
+    return state, f"{state} {at}"
+  if files.problem:
+    return state, f"done, but {files.problem}"
+  steps = files.rows.loc[files.rows["split"] == "test", "step"]
+  if steps.empty or (total and steps.max() < total):
+    last = "none" if steps.empty else f"the last at step {steps.max()}"
+    return state, f"done, but there is no evaluation of its final step {total} ({last})"
+  return state, ""
+
+
+def _cell_row(cell: Mapping[str, Any], files: _CellFiles) -> dict[str, Any]:
+  state, reason = _state(files, cell.get("num_steps"))
+  row = {name: cell.get(name) for name in (*_CELL_FIELDS, *_CELL_NUMBERS)}
+  row |= {"state": state, "reason": reason, "finished": not reason}
+  row["step"] = (files.status or {}).get("step")
+  row["overrides"] = json.dumps(cell.get("overrides") or {}, sort_keys=True, default=str)
+  for name in ("device", "lm_jax_version", "git_commit"):
+    row[name] = files.rows[name].iloc[-1] if len(files.rows) else None
+  if len(files.rows):
+    last = files.rows.loc[files.rows["step"].idxmax()]
+    # 6 N D is in the records only; of an unfinished cell it would be that of another number of tokens.
+    if row["flops_6nd"] is None and not reason:
+      row["flops_6nd"] = last["flops_6nd"]
+  losses = files.rows[(files.rows["split"] == "train") & (files.rows["metric"] == "loss")]
+  row["final_loss"] = losses["value"].iloc[-1] if len(losses) and not reason else None
+  return row
+
+
+def _vary(group: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+  """Returns, for each dict, its entries in which the dicts of the list differ."""
+  names = sorted({name for cell in group for name in cell[key]})
+  varying = [n for n in names if len({json.dumps(c[key].get(n), default=str) for c in group}) > 1]
+  return [{n: c[key].get(n) for n in varying} for c in group]
+
+
+def _disambiguate(cells: list[dict[str, Any]], name: str, by: Callable, choose: Callable) -> list[str]:
+  """Returns `name` of each cell, with the overrides `choose` keeps added where cells sharing it differ."""
+  groups: dict[Any, list[int]] = {}
+  for i, cell in enumerate(cells):
+    groups.setdefault(by(cell), []).append(i)
+  names = [str(cell[name]) for cell in cells]
+  for members in groups.values():
+    chosen = [
+      {"o": {k: v for k, v in (cells[i].get("overrides") or {}).items() if choose(k)}} for i in members
+    ]
+    for i, differing in zip(members, _vary(chosen, "o"), strict=True):
+      if differing:
+        names[i] += " " + " ".join(f"{k.removeprefix('task.')}={v}" for k, v in differing.items())
+  return names
+
+
+def _sweep_cells(sweep: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+  cells = sweep.get("cells")
+  if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
+    raise ConfigError(f"{path}: must list its cells under 'cells'")
+  for i, cell in enumerate(cells):
+    absent = [name for name in _CELL_FIELDS if cell.get(name) is None]
+    if absent:
+      raise ConfigError(f"{path}: cells[{i}] lacks {', '.join(absent)}")
+    if Path(str(cell["cell_id"])).name != cell["cell_id"]:
+      raise ConfigError(f"{path}: cells[{i}].cell_id={cell['cell_id']!r}: must name a directory of cells/")
+  cells = [dict(cell) for cell in cells]
+  # Two tasks, or two sizes, that share a name but not their parameters must never be averaged.
+  tasks = _disambiguate(
+    cells, "task", lambda c: c["task"], lambda k: k.startswith("task.") and k != "task.name"
+  )
+  for cell, task in zip(cells, tasks, strict=True):
+    cell["record_task"], cell["task"] = cell["task"], task
+  labels = _disambiguate(
+    cells, "label", lambda c: (c["task"], c["family"], c["label"]),
+    lambda k: not k.startswith(("task.", "runtime.")) and k not in ("seed", "study"),
+  )  # fmt: skip
+  for cell, label in zip(cells, labels, strict=True):
+    cell["label"] = label
+  return cells
+
+
+def _run_cell(config: dict[str, Any], files: _CellFiles, path: Path) -> dict[str, Any]:
+  """Returns the one cell of a single run's workdir, in the form of sweep.json's."""
+  try:
+    model, train, task = config["model"], config["train"], config["task"]["name"]
+    label = f"d{model['d_model']} L{model['num_layers']}"
+    cell = {"cell_id": "run", "label": label, "family": config["family"], "seed": config["seed"],
+            "task": task, "record_task": task, "num_steps": train["num_steps"]}  # fmt: skip
+  except (KeyError, TypeError) as error:
+    raise ConfigError(f"{path}: is not a resolved config (no {error})") from error
+  if len(files.rows):
+    last = files.rows.loc[files.rows["step"].idxmax()]
+    cell |= {name: last[name] for name in ("cell_id", "params_total", "params_nonembedding")}
+    cell |= {name: last[name] for name in ("tokens", "flops_exact")}
+  return cell
+
+
+def _task_info(name: str, tree: dict[str, Any] | None) -> TaskInfo:
+  tree = tree or {}
+
+  def sequence(key: str) -> tuple | None:
+    return None if tree.get(key) is None else tuple(tree[key])
+
+  return TaskInfo(name, tree.get("chance"), sequence("shots"), tree.get("window"), tree.get("answer_length"),
+                  sequence("bayes_accuracy"))  # fmt: skip
+
+
+def _cells_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+  frame = pd.DataFrame(rows)
+  for name in ("cell_id", "label", "family", "task", "state", "reason", "overrides",
+               "device", "lm_jax_version", "git_commit"):  # fmt: skip
+    frame[name] = frame[name].astype("string")
+  for name in ("seed", "step", "params_total", "params_nonembedding", "num_steps", "tokens"):
+    frame[name] = pd.array([None if pd.isna(v) else int(v) for v in frame[name]], dtype="Int64")
+  for name in ("flops_6nd", "flops_exact", "final_loss"):
+    frame[name] = frame[name].astype("float64")
+  frame["finished"] = frame["finished"].astype(bool)
+  return frame
+
+
+def load(workdir: str | Path) -> Study:
+  """Reads a workdir of a sweep or of a single run; raises ConfigError where it is neither."""
+  workdir = Path(workdir)
+  if not workdir.is_dir():
+    raise ConfigError(f"workdir={str(workdir)!r}: no such directory")
+  strangers: tuple[str, ...] = ()
+  if (workdir / "sweep.json").exists():
+    sweep = _read_json(workdir / "sweep.json")
+    cells = _sweep_cells(sweep, workdir / "sweep.json")
+    files = [_read_cell(workdir / "cells" / cell["cell_id"]) for cell in cells]
+    present = {p.name for p in (workdir / "cells").iterdir()} if (workdir / "cells").is_dir() else set()
+    strangers = tuple(sorted(present - {cell["cell_id"] for cell in cells}))
+  elif (workdir / "config.json").exists():
+    config = _read_json(workdir / "config.json")
+    files = [_read_cell(workdir)]
+    cells = [_run_cell(config, files[0], workdir / "config.json")]
+    sweep = {"study": config.get("study")}
+  else:
+    raise ConfigError(f"workdir={str(workdir)!r}: has neither sweep.json (a sweep) nor config.json (a run)")
+  if not cells:
+    raise ConfigError(f"{workdir / 'sweep.json'}: lists no cells")
+  tasks: dict[str, TaskInfo] = {}
+  for cell, f in zip(cells, files, strict=True):
+    if f.task is not None or cell["task"] not in tasks:
+      tasks[cell["task"]] = _task_info(cell["record_task"], f.task)
+  rows = pd.concat([f.rows for f in files], ignore_index=True)
+  frame = _cells_frame([_cell_row(c, f) for c, f in zip(cells, files, strict=True)])
+  versions = {str(k): str(v) for k, v in (sweep.get("versions") or {}).items()}
+  known = frame.dropna(subset=["lm_jax_version"])
+  return Study(
+    workdir, str(sweep.get("study") or workdir.resolve().name), rows, frame, tasks, versions,
+    sweep.get("lm_jax_version") or (known["lm_jax_version"].iloc[0] if len(known) else None),
+    sweep.get("git_commit") or (known["git_commit"].iloc[0] if known["git_commit"].notna().any() else None),
+    strangers,
+  )  # fmt: skip
+
+
+# --- views of the records -----------------------------------------------------------------------
+
+
+def evaluations(study: Study) -> pd.DataFrame:
+  """Returns the test rows of all cells with `label`, `finished` and `shots` ("0", ..., "window", "all")."""
+  rows = study.records[study.records["split"] == "test"]
+  cells = study.cells[["cell_id", "label", "finished", "task"]].rename(columns={"task": "cell_task"})
+  rows = rows.merge(cells, on="cell_id", how="inner")
+  # A row of the task a cell trains on takes the name that tells this task's parameters apart.
+  own = [task == study.tasks[key].name for task, key in zip(rows["task"], rows["cell_task"], strict=True)]
+  rows["task"] = rows["cell_task"].where(np.array(own, dtype=bool), rows["task"])
+  summary = np.where(rows["prompt_id"].fillna("") == WINDOW, WINDOW, ALL)
+  shots = pd.Series(rows["n_shots"].astype("string"), index=rows.index)
+  rows["shots"] = shots.where(shots.notna(), pd.Series(summary, index=rows.index, dtype="string"))
+  return rows.drop(columns="cell_task")
+
+
+def final(study: Study) -> pd.DataFrame:
+  """Returns the test rows of finished cells at their last step: the tidy table behind every figure."""
+  rows = evaluations(study)
+  rows = rows[rows["finished"]]
+  last = rows.groupby("cell_id")["step"].transform("max")
+  return rows[rows["step"] == last].drop(columns="finished").reset_index(drop=True)
+
+
+def main_family(cells: pd.DataFrame) -> str:
+  """Returns the family with most sizes (the first on a tie): the one whose points a line joins."""
+  sizes = cells.groupby("family", sort=False)["label"].nunique()
+  return str(sizes.index[int(np.argmax(sizes.to_numpy()))])
+
+
+def summary_shots(rows: pd.DataFrame) -> str:
+  """Returns which rows summarize a task: those of the window where there is one, else of all tokens."""
+  return WINDOW if (rows["shots"] == WINDOW).any() else ALL
+
+
+def primary_metric(rows: pd.DataFrame) -> str | None:
+  """Returns the metric that speaks for a task's rows, None where there are none."""
+  present = set(rows.loc[rows["value"].notna(), "metric"])
+  return next((m for m in ("bits_per_byte", "accuracy", "nll") if m in present), None)
+
+
+def chance(study: Study, rows: pd.DataFrame, task: str, metric: str, shots: str) -> float | None:
+  """Returns the chance level of a metric as its rows give it, the task's own for accuracy otherwise."""
+  chosen = rows[(rows["task"] == task) & (rows["metric"] == metric) & (rows["shots"] == shots)]
+  given = chosen["chance"].dropna()
+  if len(given):
+    return float(given.iloc[0])
+  return study.tasks[task].chance if metric == "accuracy" and task in study.tasks else None

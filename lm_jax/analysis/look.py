@@ -1,0 +1,57 @@
+"""Names and colors that the figures and the page share."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from lm_jax.analysis.frame import Study
+from lm_jax.analysis.headline import sizes
+
+# Families beside the main one: hues of Okabe and Ito that viridis does not pass through.
+OTHERS = ("#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
+
+NAMES = {
+  "accuracy": "Accuracy", "exact_match": "Exact match", "nll": "NLL (nats/token)",
+  "choice_prob": "Probability of the right choice", "brier": "Brier score", "bits_per_byte": "Bits per byte",
+  "loss": "Training loss (nats/token)", "params_total": "Parameters",
+  "params_nonembedding": "Non-embedding parameters", "flops_exact": "Training FLOPs",
+  "flops_6nd": "Training FLOPs (6ND)", "tokens": "Training tokens", "step": "Training steps",
+}  # fmt: skip
+
+DEFINITIONS = {
+  "accuracy": "share of answer tokens whose most likely choice is right; thresholded, higher is better",
+  "exact_match": "share of items answered right in every token (window: in all its queries at once); "
+  "thresholded, higher is better",
+  "nll": "mean negative log-likelihood of the right answer token, nats a token; continuous, lower is better",
+  "choice_prob": "probability of the right choice among the choices; continuous, higher is better",
+  "brier": "mean over items of sum over choices of (probability - 1 if right)^2; continuous, lower is better",
+  "bits_per_byte": "negative log-likelihood of the text in bits, divided by its bytes; lower is better",
+  "loss": "mean negative log-likelihood over the training tokens that count, nats a token, "
+  "averaged over the steps since the previous point",
+}
+
+
+def palette(n: int, name: str = "viridis", low: float = 0.0, high: float = 0.85) -> list[str]:
+  """Returns n hex colors in order; the ends that a light or a dark page would swallow are left out."""
+  where = [(low + high) / 2] if n == 1 else np.linspace(low, high, n)
+  return [mpl.colors.to_hex(mpl.colormaps[name](x)) for x in where]
+
+
+def styles(study: Study, task: str, low: float = 0.0, high: float = 0.85) -> pd.DataFrame:
+  """Returns the sizes of a task with the `name` and `color` they have in every figure.
+
+  Sizes of the main family run through viridis from `low` to `high`; other families have a color each.
+  """
+  table = sizes(study)
+  table = table[table["task"] == task].reset_index(drop=True)
+  others = list(table.loc[~table["main"], "family"].drop_duplicates())
+  ramp = iter(palette(int(table["main"].sum()), "viridis", low, high))
+  table["color"] = [
+    next(ramp) if main else OTHERS[others.index(family) % len(OTHERS)]
+    for main, family in zip(table["main"], table["family"], strict=True)
+  ]
+  table["name"] = [
+    label if main else f"{label}, {family}"
+    for main, label, family in zip(table["main"], table["label"], table["family"], strict=True)
+  ]
+  return table

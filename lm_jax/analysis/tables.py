@@ -1,0 +1,125 @@
+"""The page's tables, as HTML in which every value is escaped."""
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from lm_jax.analysis import headline
+from lm_jax.analysis.frame import Study
+from lm_jax.analysis.headline import HEADINGS
+from lm_jax.analysis.look import NAMES
+
+
+def escape(value: Any) -> str:
+  return html.escape(str(value), quote=True)
+
+
+def _td(value: Any, shown: str, note: str = "") -> str:
+  """Returns a table cell that sorts by `value` and shows `shown` with a quieter note."""
+  missing = value is None or (not isinstance(value, str) and bool(pd.isna(value)))
+  kind = "" if isinstance(value, str) else ' class="num"'
+  key = "" if missing else f' data-v="{escape(value)}"'
+  return f"<td{kind}{key}>{escape(shown)}{f' <small>{escape(note)}</small>' if note else ''}</td>"
+
+
+def _quantity(value: Any) -> str:
+  return _td(value, "–" if pd.isna(value) else f"{value:.2e}".replace("e+", "e"))
+
+
+def _number(value: Any, note: str = "") -> str:
+  return _td(value, headline.text(value).replace("-", "–") if pd.isna(value) else headline.text(value), note)
+
+
+def _word(value: Any) -> str:
+  return _td("", "–") if value is None or pd.isna(value) else _td(str(value), str(value))
+
+
+def _table(name: str, headings: Iterable[tuple[str, bool]], rows: Iterable[str]) -> str:
+  heads = "".join(
+    f'<th scope="col"{" class=num" if numeric else ""}><button type="button">{escape(h)}</button></th>'
+    for h, numeric in headings
+  )
+  body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+  return (f'<div class="scroll"><table id="{name}"><thead><tr>{heads}</tr></thead>\n'
+          f"<tbody>{body}</tbody></table></div>")  # fmt: skip
+
+
+def _headline_value(row: dict[str, Any], metric: str) -> str:
+  if pd.isna(row[metric]):
+    return _number(None)
+  several = row["n_seeds"] > 1
+  span = f"{headline.text(row[f'{metric}_min'])}–{headline.text(row[f'{metric}_max'])}" if several else ""
+  return _td(row[metric], headline.text(row[metric]), span) + _number(row[f"{metric}_stderr"])
+
+
+def headline_html(study: Study) -> str:
+  table = headline.headline(study)
+  parts = []
+  for i, (task, rows) in enumerate(table.groupby("task", sort=False)):
+    metrics = headline.shown_metrics(rows)
+    headings = [("Size", False), ("Family", False), ("Parameters", True), ("FLOPs", True), ("Seeds", True)]
+    headings += [(h, True) for m in metrics for h in (NAMES[m], "± items")]
+    body = []
+    for row in rows.to_dict("records"):
+      values = [
+        _headline_value(row, m) if pd.notna(row[m]) else _number(None) + _number(None) for m in metrics
+      ]
+      seeds = _td(row["n_seeds"], f"{row['n_seeds']}/{row['n_cells']}")
+      body.append("".join([_word(row["label"]), _word(row["family"]), _number(row["params_total"]),
+                           _quantity(row["flops_exact"]), seeds, *values]))  # fmt: skip
+    parts.append(f"<h3>{escape(headline.summary_title(study, task))}</h3>")
+    parts.append(_table(f"headline-{i}", headings, body))
+  return "\n".join(parts)
+
+
+def _final_values(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
+  """Returns {cell: {metric: (value, stderr)}} of each finished cell's summary."""
+  rows = headline.summary_rows(study).groupby(["cell_id", "metric"])[["value", "stderr"]].mean()
+  values: dict[str, dict[str, tuple[float, float]]] = {}
+  for (cell_id, metric), row in rows.iterrows():
+    values.setdefault(cell_id, {})[metric] = (row["value"], row["stderr"])
+  return values
+
+
+def cells_html(study: Study) -> str:
+  values = _final_values(study)
+  metrics = [m for m in HEADINGS if any(m in v for v in values.values())]
+  headings = [("Size", False), ("Family", False), ("Task", False), ("Seed", True), ("Parameters", True),
+              ("Tokens", True), ("FLOPs", True), ("Loss", True), *((NAMES[m], True) for m in metrics),
+              ("State", False), ("Cell", False), ("Device", False), ("lm_jax", False),
+              ("Commit", False)]  # fmt: skip
+  body = []
+  for c in study.cells.to_dict("records"):
+    own = values.get(c["cell_id"], {})
+    numbers = []
+    for m in metrics:
+      value, stderr = own.get(m, (None, None))
+      numbers.append(_number(value, "" if value is None or pd.isna(stderr) else f"±{stderr:.3f}"))
+    body.append("".join([
+      _word(c["label"]), _word(c["family"]), _word(c["task"]), _number(c["seed"]), _number(c["params_total"]),
+      _quantity(c["tokens"]), _quantity(c["flops_exact"]), _number(c["final_loss"]), *numbers,
+      _word(c["state"]), f'<td data-v="{escape(c["cell_id"])}"><code>{escape(c["cell_id"])}</code></td>',
+      _word(c["device"]), _word(c["lm_jax_version"]), _word(c["git_commit"]),
+    ]))  # fmt: skip
+  return _table("cells", headings, body)
+
+
+def missing_html(study: Study) -> str:
+  parts = []
+  if len(study.missing):
+    items = "".join(
+      f"<li><b>{escape(c.label)}</b> {escape(c.family)}, seed {escape(c.seed)} "
+      f"<code>{escape(c.cell_id)}</code>: {escape(c.reason)}</li>"
+      for c in study.missing.itertuples()
+    )
+    count = f"{len(study.missing)} of {len(study.cells)} cells are missing"
+    parts.append(
+      f'<section class="missing" id="missing"><h2>{count}</h2><p>They are left out of every final value and '
+      f"mean, never counted as zero.</p><ul>{items}</ul></section>"
+    )
+  if study.strangers:
+    names = escape(", ".join(study.strangers))
+    parts.append(f'<p class="quiet">In the workdir, but not of this sweep and not shown: {names}</p>')
+  return "\n".join(parts)

@@ -1,0 +1,293 @@
+"""The command line: `lm-jax COMMAND --config=FILE[:arg] --config.path.to.field=value --flag=value`.
+
+Exit codes: 0 done; 1 some cells failed (listed); 2 bad input (one line on stderr); 128 + n stopped by
+signal n, saved and resumable.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from lm_jax import __version__, environment
+from lm_jax.config import Config
+from lm_jax.strict import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One subcommand: its function, its flags, and which of them must be given."""
+
+  run: Callable[[flags.FlagValues, list[tuple[str, str]]], int]
+  help: str
+  flags: Sequence[str]
+  required: Sequence[str] = ()
+  takes_config: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command and exits with its code."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+  try:
+    code = _dispatch(argv)
+  except ConfigError as error:
+    print(f"lm-jax: {error}", file=sys.stderr)
+    code = 2
+  except KeyboardInterrupt:
+    print("lm-jax: stopped; the same command goes on from here", file=sys.stderr)
+    code = 128 + signal.SIGINT
+  except BrokenPipeError:  # e.g. `lm-jax plan | head`
+    sys.stderr.close()
+    code = 128 + signal.SIGPIPE
+  sys.exit(code)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+  if not argv or argv[0] in ("help", "-h", "--help", "-help"):
+    print(_usage())
+    return 0 if argv else 2
+  if argv[0] in ("version", "--version"):
+    print(__version__)
+    return 0
+  name, *rest = argv
+  if name not in COMMANDS:
+    raise ConfigError(f"{name!r}: no such command{nearest(name, COMMANDS)}")
+  command = COMMANDS[name]
+  rest, overrides = split_overrides(rest)
+  values = _define(command)
+  if any(a in ("-h", "--help", "-help") for a in rest):
+    print(f"lm-jax {name}: {command.help}\n\n{_flag_help(command, values)}")
+    return 0
+  try:
+    positional = values(["lm-jax", *rest])[1:]
+  except flags.Error as error:
+    raise ConfigError(
+      " ".join(str(error).replace("Unknown command line flag", "unknown flag").split())
+    ) from None
+  if positional:
+    raise ConfigError(f"{positional[0]!r}: flags only, as --name=value; see lm-jax {name} --help")
+  if overrides and not command.takes_config:
+    raise ConfigError(f"--config.{overrides[0][0]}: lm-jax {name} takes no config")
+  for required in command.required:
+    if getattr(values, required) is None:
+      raise ConfigError(f"lm-jax {name}: --{required}=... must be given; {_FLAGS[required][1]}")
+  return command.run(values, overrides)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """Takes `--config.field=value` (or `--config.field value`) out of the arguments, as absl spells them.
+
+  `--config.flag` alone and `--noconfig.flag` set a boolean, as in ml_collections' config_flags.
+  """
+  rest, overrides, pending = [], [], list(argv)
+  while pending:
+    word = pending.pop(0)
+    body = word.lstrip("-")
+    if not word.startswith("-") or not body.startswith(("config.", "noconfig.")):
+      rest.append(word)
+      continue
+    field, equals, value = body.partition("=")
+    negated = field.startswith("no")
+    field = field.removeprefix("no").removeprefix("config.")
+    if negated and equals:
+      raise ConfigError(f"{word}: --noconfig.{field} takes no value")
+    if not equals:
+      # A word that follows is the value, unless it is a flag; negative numbers are values.
+      follows = pending and (not pending[0].startswith("-") or pending[0][1:2].isdigit())
+      value = "false" if negated else pending.pop(0) if follows else "true"
+    overrides.append((field, value))
+  return rest, overrides
+
+
+# --- flags ------------------------------------------------------------------------------------
+
+_FLAGS: dict[str, tuple[Callable, str, object]] = {
+  "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
+  "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
+  "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
+  "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
+  "quiet": (flags.DEFINE_boolean, "no progress", False),
+  "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
+  "steps": (flags.DEFINE_integer, "steps to time", 20),
+  "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
+  "flops_per_second": (
+    flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
+  ),
+}  # fmt: skip
+
+
+def _define(command: Command) -> flags.FlagValues:
+  values = flags.FlagValues()
+  for name in command.flags:
+    define, text, default = _FLAGS[name]
+    define(name, default, text, flag_values=values)
+  return values
+
+
+def _flag_help(command: Command, values: flags.FlagValues) -> str:
+  lines = [f"  --{name}  {_FLAGS[name][1]}" for name in command.flags]
+  if command.takes_config:
+    lines.append("  --config.path.to.field=value  changes one field of the config")
+  return "\n".join(lines)
+
+
+def _usage() -> str:
+  width = max(map(len, COMMANDS))
+  commands = "\n".join(f"  {name:<{width}}  {c.help}" for name, c in COMMANDS.items())
+  return (
+    f"lm-jax {__version__}: from one config to an emergence curve\n\n{commands}\n\n"
+    "lm-jax COMMAND --help shows its flags."
+  )
+
+
+def _positive(values: flags.FlagValues, name: str) -> None:
+  value = getattr(values, name)
+  if value is not None and value <= 0:
+    raise ConfigError(f"--{name}={value}: must be greater than 0")
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+def _load(values: flags.FlagValues, overrides: list[tuple[str, str]]):
+  from lm_jax import config_file
+
+  return config_file.load(values.config, overrides)
+
+
+def _load_run(values: flags.FlagValues, overrides: list[tuple[str, str]], command: str) -> Config:
+  from lm_jax.sweep import Sweep
+
+  loaded = _load(values, overrides)
+  if isinstance(loaded, Sweep):
+    hint = "use lm-jax sweep, or " if command == "train" else ""
+    raise ConfigError(
+      f"--config={values.config}: is a sweep of {len(loaded.cells)} cells; {hint}give the config of one run"
+    )
+  return loaded
+
+
+def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
+  from lm_jax import plan as planning
+
+  _positive(values, "workers")
+  _positive(values, "flops_per_second")
+  loaded = _load(values, overrides)
+  workers = values.workers or len(environment.usable_cores())
+  result = planning.plan(loaded, workers, values.flops_per_second)
+  print(json.dumps(result) if values.json else planning.table(result))
+  return 0
+
+
+def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
+  config = _load_run(values, overrides, "train")
+  from lm_jax.launch import single
+
+  environment.enable_compilation_cache()
+  return single.train(config, _workdir(values), quiet=values.quiet)
+
+
+def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
+  from lm_jax import records
+  from lm_jax.sweep import Sweep
+
+  _positive(values, "workers")
+  loaded = _load(values, overrides)
+  if not isinstance(loaded, Sweep):
+    raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
+  from lm_jax.analysis import frame, headline, report
+  from lm_jax.launch import local, study
+
+  workdir = _workdir(values)
+  records.git_commit()  # before anything else can change the checkout
+  outcomes = study.run(loaded, workdir, local.LocalLauncher(values.workers), quiet=values.quiet)
+  failed = study.failures(outcomes)
+  if not outcomes:
+    print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
+  page = report.write(workdir)
+  print(headline.format_table(frame.load(workdir)))
+  print(f"report: {page}")
+  for cell, error in failed:
+    print(f"failed: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
+  return 1 if failed else 0
+
+
+def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax.launch import study
+
+  return study.show_status(_existing(values), watch=values.watch, as_json=values.json)
+
+
+def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax.analysis import report as reporting
+
+  print(reporting.write(_existing(values)))
+  return 0
+
+
+def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
+  _positive(values, "steps")
+  config = _load_run(values, overrides, "bench")
+  if values.core is not None:
+    if values.core not in environment.usable_cores():
+      raise ConfigError(f"--core={values.core}: must be one of {environment.usable_cores()}")
+    environment.pin_to_core(values.core)
+  from lm_jax import bench as benching
+
+  result = {"config": values.config, **benching.bench(config, values.steps)}
+  if values.json:
+    print(json.dumps(result))
+  else:
+    print(
+      f"{values.config}: {result['tokens_per_second']:,.0f} tokens/s, {result['step_ms']:.1f} ms a step, "
+      f"{result['flops_per_second'] / 1e9:.1f} GFLOP/s, compiled in {result['compile_s']:.1f} s, "
+      f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB, {result['device']}"
+    )
+  return 0
+
+
+def _workdir(values: flags.FlagValues) -> Path:
+  path = Path(values.workdir)
+  if path.exists() and not path.is_dir():
+    raise ConfigError(f"--workdir={path}: is a file, must be a folder")
+  parent = next(p for p in (path, *path.absolute().parents) if p.exists())
+  if not os.access(parent, os.W_OK):
+    raise ConfigError(f"--workdir={path}: {parent} is not writable")
+  return path
+
+
+def _existing(values: flags.FlagValues) -> Path:
+  path = Path(values.workdir)
+  if not path.is_dir():
+    hint = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+    raise ConfigError(f"--workdir={path}: no such folder" + (hint if "did you" in hint else ""))
+  return path
+
+
+_CONFIG, _WORKDIR = ("config",), ("workdir",)
+COMMANDS = {
+  "plan": Command(
+    plan, "cells, parameters, FLOPs, tokens, memory and time; trains nothing",
+    ("config", "workers", "flops_per_second", "json"), _CONFIG, takes_config=True,
+  ),
+  "train": Command(
+    train, "train one config", ("config", "workdir", "quiet"), _CONFIG + _WORKDIR, takes_config=True
+  ),
+  "sweep": Command(
+    sweep, "train what is missing of a family, then report",
+    ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
+  ),
+  "status": Command(status, "how far a sweep is", ("workdir", "watch", "json"), _WORKDIR),
+  "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),
+  "bench": Command(
+    bench, "tokens/s, step ms, compile s, FLOP/s and memory of a training step",
+    ("config", "steps", "core", "json"), _CONFIG, takes_config=True,
+  ),
+}  # fmt: skip

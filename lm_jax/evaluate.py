@@ -1,0 +1,162 @@
+"""Few-shot evaluation on a fixed set: what a model scores after k demonstrations, for every k."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax import config as configs
+from lm_jax import environment, metrics, strict
+from lm_jax.config import Config
+from lm_jax.data.evaluation_sets import materialize
+from lm_jax.model import Transformer, take_positions
+from lm_jax.tasks.base import Batch, Task
+
+WINDOW = "window"  # prompt_id of the summary over a task's last shots
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """One aggregated value, the part of a Record that evaluation knows; fields as there."""
+
+  metric: str
+  value: float
+  stderr: float | None
+  n_items: int
+  n_shots: int | None = None
+  prompt_id: str | None = None
+  chance: float | None = None
+
+
+def evaluation_batch(config: Config, task: Task) -> Batch:
+  """Returns the task's fixed evaluation set [N, T], drawn once and kept on disk as a TFDS dataset."""
+  e = config.eval
+  identity = [configs.SEMANTICS, strict.to_dict(config.task), e.num_examples, e.seed, task.data_digest]
+  name = f"{config.task.name}_{strict.digest(identity)}"
+
+  def draw() -> dict[str, np.ndarray]:
+    key = jax.random.key(e.seed)
+    batch = jax.jit(task.sample, static_argnums=(1, 3))(key, e.num_examples, task.arrays, "test")
+    return {field: np.asarray(value) for field, value in vars(batch).items()}
+
+  return Batch(**materialize(name, draw, environment.cache_dir() / "evaluation_sets"))
+
+
+def make_evaluator(config: Config, task: Task) -> Callable[[Any], list[Score]]:
+  """Returns evaluate(params) -> scores."""
+  batch = evaluation_batch(config, task)
+  positions = config.task.label_positions
+  score_tokens = _make_score_tokens(config, task)
+  size = min(config.eval.batch_size, config.eval.num_examples)
+  batches = jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, size, *x.shape[1:])), batch)
+  counted = np.asarray(take_positions(batch.weights, positions)) > 0
+
+  def evaluate(params: Any) -> list[Score]:
+    scores = jax.device_get(score_tokens(params, batches))
+    # A position that does not count is missing, and stays so through every mean.
+    per_token = {
+      name: np.where(counted, value.reshape(counted.shape), np.nan) for name, value in scores.items()
+    }
+    return aggregate(per_token, task)
+
+  return evaluate
+
+
+def _make_score_tokens(config: Config, task: Task) -> Callable:
+  model, positions = Transformer(config.model), config.task.label_positions
+
+  def score_batch(params: Any, batch: Batch) -> dict[str, jax.Array]:
+    logits = model.apply({"params": params}, batch.tokens, label_positions=positions)
+    targets = take_positions(batch.targets, positions)
+    bayes = task.bayes_predict(batch)
+    scores = metrics.token_scores(logits, targets, task.choices, bayes)
+    baseline = task.baseline_predict(batch)
+    if baseline is not None:
+      scores["baseline_kl"] = metrics.kl(bayes, jnp.log(baseline))
+    return scores
+
+  @jax.jit
+  def score_tokens(params: Any, batches: Batch) -> dict[str, jax.Array]:
+    return jax.lax.map(lambda batch: score_batch(params, batch), batches)
+
+  return score_tokens
+
+
+def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
+  """Turns token scores [N, P] (NaN where missing) into means with standard errors over the N items."""
+  if task.shots is None:
+    return _aggregate_text(per_token)
+  per_token = dict(per_token)
+  baseline = per_token.pop("baseline_kl", None)
+  num_queries, A = len(task.shots), task.answer_length
+  per_query = {
+    name: _nanmean(value.reshape(-1, num_queries, A), 2)
+    for name, value in per_token.items()
+    if name != "exact_match"
+  }
+  exact_NQA = per_token["exact_match"].reshape(-1, num_queries, A)
+  scores = []
+  for shots in sorted({int(s) for s in task.shots}):
+    queries = np.flatnonzero(task.shots == shots)
+    scores += _scores(per_query, queries, task, n_shots=shots)
+    scores += _exact_match(exact_NQA, int(queries[-1]), task, n_shots=shots)
+  last = np.arange(num_queries)[-task.window :]
+  scores += _scores(per_query, last, task, prompt_id=WINDOW)
+  scores += _exact_match(exact_NQA, num_queries - 1, task, prompt_id=WINDOW)
+  if baseline is not None:
+    # Edelman et al.'s threshold: is the model closer to the Bayes predictor than half-way to the baseline?
+    closer = _mean_over(per_query["kl_bayes"], last) < 0.5 * _mean_over(baseline, last)
+    value, stderr, n = metrics.mean_and_stderr(closer.astype(np.float64))
+    scores.append(Score("beats_baseline", value, stderr, n, prompt_id=WINDOW))
+  return scores
+
+
+def _aggregate_text(per_token: dict[str, np.ndarray]) -> list[Score]:
+  scores = [
+    Score(name, *metrics.mean_and_stderr(_nanmean(per_token[name], 1))) for name in ("nll", "accuracy")
+  ]
+  nll = scores[0]
+  # Tokens are bytes here; nats to bits.
+  bits = Score("bits_per_byte", nll.value / np.log(2), nll.stderr and nll.stderr / np.log(2), nll.n_items)
+  return [*scores, bits]
+
+
+def _scores(per_query: dict[str, np.ndarray], queries: np.ndarray, task: Task, **where) -> list[Score]:
+  scores = []
+  for name, value in per_query.items():
+    mean, stderr, n = metrics.mean_and_stderr(_mean_over(value, queries))
+    if n:
+      chance = task.chance if name in ("accuracy", "choice_prob") else None
+      scores.append(Score(name, mean, stderr, n, chance=chance, **where))
+  return scores
+
+
+def _exact_match(exact_NQA: np.ndarray, last: int, task: Task, **where) -> list[Score]:
+  """Exact match of the `window` queries that end at `last`; missing where there are fewer."""
+  if last + 1 < task.window:
+    return []
+  asked = exact_NQA[:, last + 1 - task.window : last + 1].reshape(len(exact_NQA), -1)
+  mean, stderr, n = metrics.mean_and_stderr(_all(asked, 1))
+  # Where not every position asks something, an item's chance depends on how many do.
+  chance = float(np.mean(task.chance ** (~np.isnan(asked)).sum(1)))
+  return [Score("exact_match", mean, stderr, n, chance=chance, **where)] if n else []
+
+
+def _mean_over(value_NQ: np.ndarray, queries: np.ndarray) -> np.ndarray:
+  return _nanmean(value_NQ[:, queries], 1)
+
+
+def _nanmean(x: np.ndarray, axis: int) -> np.ndarray:
+  """Mean of the values that are there; NaN where none is (numpy's nanmean would warn)."""
+  there = ~np.isnan(x)
+  count = there.sum(axis)
+  return np.where(count > 0, np.where(there, x, 0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
+def _all(x: np.ndarray, axis: int) -> np.ndarray:
+  """1 where all values that are there are 1; NaN where none is."""
+  there = ~np.isnan(x)
+  return np.where(there.any(axis), np.where(there, x, 1).all(axis), np.nan)
