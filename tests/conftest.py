@@ -1,0 +1,45 @@
+"""Strict by default: several devices, no silent broadcasting across ranks, no warnings, checked shapes."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# The same devices on every machine; JAX_PLATFORMS=cuda asks for others.
+if not os.environ.get("JAX_PLATFORMS"):
+  jax.config.update("jax_platforms", "cpu")
+# As configuration, not as XLA_FLAGS: the environment is inherited by the processes tests start.
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compare with float64 references; on a GPU the default would round products to TF32.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Modules whose jaxtyping annotations are checked at every call. The hook must precede their import.
+CHECKED = ["lm_jax.layers", "lm_jax.model", "lm_jax.objectives"]
+if importlib.util.find_spec("beartype"):
+  install_import_hook(CHECKED, "beartype.beartype")
+
+# Every line names a third party and the reason we cannot act on it.
+ACCEPTED_WARNINGS = ()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  for line in ("error", *ACCEPTED_WARNINGS):
+    config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_report_header() -> str:
+  checked = "checked" if importlib.util.find_spec("beartype") else "NOT checked: beartype is not installed"
+  return f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices, shapes {checked}"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+  """Returns the folder of reference data (task data, corpora, curves, small models)."""
+  root = Path(os.environ.get("LM_JAX_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+  if not root.is_dir():
+    pytest.skip(f"no reference data: {root} is not a folder (set LM_JAX_SHARED)")
+  return root

@@ -1,0 +1,262 @@
+"""Closed forms against the program itself: parameter shapes, the products in its jaxpr, XLA's own counts."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from lm_jax import config as configs
+from lm_jax import scaling
+from lm_jax.config import Config, ModelConfig
+from lm_jax.model import Transformer
+from lm_jax.strict import ConfigError
+
+# --- random models ----------------------------------------------------------------------------------
+
+
+@st.composite
+def models(draw) -> ModelConfig:
+  """Any combination of choices that a config accepts."""
+  heads = draw(st.sampled_from([1, 2, 4, 6]))
+  parallel = draw(st.booleans())
+  fields = {
+    "vocab_size": draw(st.integers(5, 13)),
+    "context_length": draw(st.integers(6, 9)),
+    "d_model": 12 * draw(st.integers(1, 3)),
+    "num_layers": draw(st.integers(1, 3)),
+    "num_heads": heads,
+    "num_kv_heads": draw(st.sampled_from([n for n in (1, 2, 3, 4, 6) if heads % n == 0])),
+    "head_dim": draw(st.sampled_from([2, 4, 10])),
+    "d_ff": draw(st.sampled_from([None, 7, 40])),
+    "positions": draw(st.sampled_from(["learned", "sinusoidal", "rope", "none"])),
+    "norm": draw(st.sampled_from(["layernorm", "rmsnorm"])),
+    "norm_position": "pre" if parallel else draw(st.sampled_from(["pre", "post"])),
+    "activation": draw(st.sampled_from(["relu", "gelu", "swiglu"])),
+    "parallel_block": parallel,
+    "attention_only": not parallel and draw(st.booleans()),
+    "attention_block": draw(st.sampled_from([1, 4, 64])),
+  }
+  for flag in ("tie_embeddings", "use_bias", "scale_embeddings", "causal", "scan_layers"):
+    fields[flag] = draw(st.booleans())
+  return reference.tiny(**fields)
+
+
+def property_test(num_examples: int):
+  # Shrinking a failure would trace the model for minutes.
+  return settings(
+    max_examples=num_examples, derandomize=True, deadline=None, database=None, phases=[Phase.generate]
+  )
+
+
+# --- parameters -------------------------------------------------------------------------------------
+
+
+@property_test(50)
+@given(models())
+def test_parameter_counts_are_those_of_the_model(model):
+  params = reference.shapes(model)
+  count = scaling.count_params(model)
+  assert count.total == sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert count.nonembedding == count.total - reference.non_block_sizes(params)
+  assert count.total == sum(scaling.param_breakdown(model).values())
+
+
+def test_published_size_of_gpt2():
+  """124,439,808 parameters: the sum of the tensors in the released checkpoint."""
+  model = reference.tiny(
+    preset="gpt2", vocab_size=50257, context_length=1024, d_model=768, num_layers=12, num_heads=12
+  )
+  assert scaling.count_params(model).total == 124_439_808
+
+
+# --- FLOPs --------------------------------------------------------------------------------------------
+
+
+def product_flops(jaxpr) -> int:
+  """Returns the FLOPs of all matrix products in a jaxpr, a scan's body times its length."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "dot_general":
+      contracted = eqn.params["dimension_numbers"][0][0]
+      total += 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+      continue
+    inner = sum(product_flops(sub) for sub in map(as_jaxpr, eqn.params.values()) if sub is not None)
+    assert not (inner and eqn.primitive.name in ("while", "cond")), "the number of runs is not known"
+    total += inner * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+  return total
+
+
+def as_jaxpr(value):
+  value = getattr(value, "jaxpr", value)
+  return value if hasattr(value, "eqns") else None
+
+
+def apply(model: ModelConfig, positions: tuple[int, ...] | None = None):
+  def f(params, tokens):
+    return Transformer(model).apply({"params": params}, tokens, label_positions=positions)
+
+  return f
+
+
+def token_shape(B: int, T: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((B, T), jnp.int32)
+
+
+@property_test(30)
+@given(models(), st.integers(5, 6), st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True))
+def test_forward_flops_are_the_products_of_the_program(model, T, positions):
+  B = 3
+  forward = apply(model, tuple(positions))
+  jaxpr = jax.make_jaxpr(forward)(reference.shapes(model), token_shape(B, T)).jaxpr
+  assert product_flops(jaxpr) == B * scaling.forward_flops(model, T, len(positions))
+
+
+@property_test(12)
+@given(models())
+def test_a_training_step_is_three_forward_passes(model):
+  B, T = 3, 6
+
+  def loss(params, tokens):
+    return jnp.square(apply(model)(params, tokens)).mean()
+
+  grad = jax.make_jaxpr(jax.value_and_grad(loss))(reference.shapes(model), token_shape(B, T)).jaxpr
+  assert product_flops(grad) == scaling.FORWARD_AND_BACKWARD * B * scaling.forward_flops(model, T, T)
+
+
+def test_xla_counts_the_same_flops():
+  """Within 5 %: XLA adds elementwise work, which is small at this width."""
+  model = reference.tiny(vocab_size=256, context_length=64, d_model=256, num_heads=4, activation="relu")
+  compiled = jax.jit(apply(model)).lower(reference.shapes(model), token_shape(2, 64)).compile()
+  assert compiled.cost_analysis()["flops"] == pytest.approx(
+    2 * scaling.forward_flops(model, 64, 64), rel=0.05
+  )
+
+
+def make_config(model: dict, T: int, V: int, **groups: dict) -> Config:
+  task = {"name": "noisy_majority", "num_symbols": V, "length": T}
+  return configs.from_mapping({"task": task, "model": model, **groups})
+
+
+def test_run_totals():
+  config = configs.from_mapping(
+    {"task": {"num_items": 12}, "train": {"num_steps": 200, "batch_size": 16}, "model": {"d_model": 32}}
+  )
+  sequence = scaling.forward_flops(config.model, 35, 12)
+  assert scaling.tokens_per_step(config) == 16 * 35
+  assert scaling.train_flops(config) == 200 * 16 * 3 * sequence
+  assert scaling.train_flops(config, 50) == scaling.train_flops(config) / 4
+  assert scaling.flops_6nd(config) == 6 * scaling.count_params(config.model).total * 200 * 16 * 35
+  assert scaling.flops_6nd(config, 0) == scaling.train_flops(config, 0) == 0
+  assert scaling.seconds(config, 1e9) == 200 * scaling.seconds_per_step(config, 1e9)
+
+
+def test_6nd_is_the_exact_count_of_a_wide_model_on_short_sequences():
+  config = make_config({"d_model": 1024, "num_heads": 16, "num_layers": 12, "tie_embeddings": True}, 64, 512)
+  assert scaling.flops_6nd(config) == pytest.approx(scaling.train_flops(config), rel=0.02)
+
+
+# --- memory and time ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("model", "T"), [({"d_model": 64}, 32), ({"d_model": 64, "preset": "gpt2", "num_layers": 3}, 128)]
+)
+def test_memory_is_near_what_xla_allocates(model, T):
+  config = make_config(model, T, 64, train={"batch_size": 16})
+
+  def loss(params, tokens):
+    return jax.nn.log_softmax(apply(config.model)(params, tokens)).mean()
+
+  args = reference.shapes(config.model), token_shape(16, T)
+  memory = jax.jit(jax.value_and_grad(loss)).lower(*args).compile().memory_analysis()
+  measured = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+  estimate = scaling.memory_bytes(config) - 4 * scaling.optimizer_floats(config)
+  assert 1 / 1.5 < estimate / measured < 1.5
+
+
+def test_optimizers_hold_what_they_should():
+  model = {"d_model": 256, "num_heads": 4}
+  floats = {name: scaling.optimizer_floats(make_config(model, 32, 200, optimizer={"name": name}))
+            for name in ("adamw", "muon", "adafactor")}  # fmt: skip
+  total = scaling.count_params(make_config(model, 32, 200).model).total
+  assert floats["adamw"] == 2 * total
+  assert total < floats["muon"] < 1.2 * total
+  assert floats["adafactor"] < 0.02 * total
+
+
+def test_accumulation_trades_activations_for_one_copy_of_the_gradients():
+  whole, split = (
+    scaling.memory_bytes(make_config({}, 64, 32, train={"batch_size": 64, "grad_accum_steps": n}))
+    for n in (1, 8)
+  )
+  assert split < whole / 4
+
+
+# (d_model, heads, layers, T, batch, vocabulary, labels) -> tokens/s of training, on one AVX-512 core.
+MEASURED = {
+  (64, 2, 2, 64, 64, 256, 64): 45_200,
+  (128, 4, 4, 64, 12, 65, 64): 10_000,
+  (256, 4, 4, 256, 8, 256, 256): 2_810,
+  (384, 6, 6, 256, 8, 65, 256): 1_000,
+  (16, 1, 2, 35, 64, 12, 12): 305_000,
+  (32, 2, 2, 35, 64, 12, 12): 119_000,
+  (64, 2, 2, 35, 64, 12, 12): 46_000,
+}
+
+
+@pytest.mark.parametrize("size", MEASURED)
+def test_time_is_within_a_factor_of_one_and_a_half(size):
+  d_model, heads, layers, T, B, V, labels = size
+  model = {"d_model": d_model, "num_heads": heads, "num_layers": layers}
+  config = make_config(model, T, V, train={"batch_size": B})
+  if labels < T:
+    config = configs.from_mapping({"model": model, "train": {"batch_size": B}})  # rule induction
+  assert (len(configs.loss_positions(config.task)), config.model.vocab_size) == (labels, V)
+  speed = scaling.tokens_per_step(config) / scaling.seconds_per_step(config, 100e9)
+  assert 1 / 1.5 < speed / MEASURED[size] < 1.5
+
+
+# --- one dial ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("d_model", "heads"), [(8, 1), (16, 1), (32, 2), (48, 2), (64, 2), (128, 4), (512, 16)]
+)
+def test_width_ladder(d_model, heads):
+  assert scaling.width_ladder(d_model, 3) == {"d_model": d_model, "num_layers": 3, "num_heads": heads}
+
+
+def test_every_rung_is_a_valid_model_with_heads_of_sensible_width():
+  sizes = []
+  for d_model in range(8, 513, 8):
+    model = configs.from_mapping({"model": scaling.width_ladder(d_model)}).model
+    assert model.num_heads * model.head_dim == d_model
+    sizes.append(scaling.count_params(model).total)
+    if d_model % 32 == 0:
+      assert model.head_dim == (16 if d_model == 32 else 32)
+  assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("d_model", [0, -8, 7])
+def test_width_ladder_refuses_odd_widths(d_model):
+  with pytest.raises(ConfigError, match=f"d_model={d_model}"):
+    scaling.width_ladder(d_model)
+
+
+def test_chinchilla_tokens():
+  assert scaling.chinchilla_tokens(70_000_000_000) == 1_400_000_000_000
+  assert scaling.chinchilla_tokens(1000, ratio=1.5) == 1500
+
+
+def test_counts_are_plain_integers():
+  """They go into JSON; a numpy or jax scalar would not."""
+  model = reference.tiny()
+  values = [*dataclasses.astuple(scaling.count_params(model)), scaling.forward_flops(model, 4, 2)]
+  assert all(type(value) is int for value in values)
+  assert not any(isinstance(value, np.generic) for value in scaling.param_breakdown(model).values())
