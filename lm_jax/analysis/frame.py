@@ -5,6 +5,7 @@ stays null through every mean.
 """
 
 import dataclasses
+import datetime
 import json
 import typing
 from collections.abc import Callable, Mapping
@@ -46,8 +47,8 @@ class TaskInfo:
 
   def bayes(self, metric: str, shots: str) -> float | None:
     """Returns the Bayes-optimal value of `metric` at `shots` ("0", ..., "window"), None if unknown."""
-    # One answer token is right exactly when the answer is, but not so for a window of several.
-    same = metric == "accuracy" or (metric == "exact_match" and self.answer_length == 1 and shots != WINDOW)
+    # Exact match asks for all tokens of a window of queries; where both are one it is accuracy.
+    same = metric == "accuracy" or (metric == "exact_match" and self.answer_length == self.window == 1)
     if not same or not self.bayes_accuracy or not self.shots:
       return None
     if shots == WINDOW:
@@ -157,6 +158,9 @@ def _state(files: _CellFiles, num_steps: int | None) -> tuple[str, str]:
   state = str(files.status.get("state"))
   step, total = files.status.get("step"), files.status.get("num_steps") or num_steps
   at = f"at step {step} of {total}" if step is not None else "before its first step"
+  heard = files.status.get("time")
+  if state == "running" and isinstance(heard, int | float):
+    at += f", last heard of {datetime.datetime.fromtimestamp(heard, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
   if state == "failed":
     return state, _one_line(files.status.get("error") or f"failed {at}, without a message")
   if state != "done":

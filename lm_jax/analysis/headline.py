@@ -96,7 +96,8 @@ def window_name(info: TaskInfo) -> str | None:
   """Returns the numbers of shots the summary window takes together, e.g. "8-11 shots"."""
   if not info.shots or not info.window:
     return None
-  return f"{info.shots[-info.window]}-{info.shots[-1]} shots"
+  first, last = info.shots[-info.window], info.shots[-1]
+  return f"{last} shots" if first == last else f"{first}-{last} shots"
 
 
 def summary_title(study: Study, task: str) -> str:
@@ -107,8 +108,9 @@ def summary_title(study: Study, task: str) -> str:
     return f"{task}: over all predicted tokens"
   levels = {"chance": info.chance, "Bayes-optimal": info.bayes("accuracy", WINDOW)}
   marks = [f"{name} {level:.3f}" for name, level in levels.items() if level is not None]
-  title = f"{task}: few-shot, the last {info.window} queries together ({window})"
-  return title + (f"; accuracy of {', '.join(marks)}" if marks else "")
+  queries = "query" if info.window == 1 else f"{info.window} queries together"
+  title = f"{task}: few-shot, the last {queries} ({window})"
+  return title + (f"; accuracy: {', '.join(marks)}" if marks else "")
 
 
 def _align(lines: list[list[str]], left: int) -> list[str]:

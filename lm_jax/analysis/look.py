@@ -12,19 +12,24 @@ OTHERS = ("#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
 
 NAMES = {
   "accuracy": "Accuracy", "exact_match": "Exact match", "nll": "NLL (nats/token)",
-  "choice_prob": "Probability of the right choice", "brier": "Brier score", "bits_per_byte": "Bits per byte",
+  "choice_prob": "Probability of the right choice", "brier": "Brier score",
+  "kl_bayes": "KL from the Bayes predictor (nats/token)",
+  "beats_baseline": "Closer to Bayes than half-way to the baseline", "bits_per_byte": "Bits per byte",
   "loss": "Training loss (nats/token)", "params_total": "Parameters",
   "params_nonembedding": "Non-embedding parameters", "flops_exact": "Training FLOPs",
   "flops_6nd": "Training FLOPs (6ND)", "tokens": "Training tokens", "step": "Training steps",
 }  # fmt: skip
 
 DEFINITIONS = {
-  "accuracy": "share of answer tokens whose most likely choice is right; thresholded, higher is better",
-  "exact_match": "share of items answered right in every token (window: in all its queries at once); "
-  "thresholded, higher is better",
+  "accuracy": "share of answer tokens ranked first among the choices; thresholded, higher is better",
+  "exact_match": "share of items with every token right, against the whole vocabulary, in all the window's "
+  "queries (at k shots: of as many queries, up to that one); thresholded, higher is better",
   "nll": "mean negative log-likelihood of the right answer token, nats a token; continuous, lower is better",
   "choice_prob": "probability of the right choice among the choices; continuous, higher is better",
   "brier": "mean over items of sum over choices of (probability - 1 if right)^2; continuous, lower is better",
+  "kl_bayes": "Kullback-Leibler divergence of the model from the Bayes-optimal predictor, nats a token; "
+  "continuous, 0 is best",
+  "beats_baseline": "share of items whose KL from Bayes is less than half the baseline's; thresholded",
   "bits_per_byte": "negative log-likelihood of the text in bits, divided by its bytes; lower is better",
   "loss": "mean negative log-likelihood over the training tokens that count, nats a token, "
   "averaged over the steps since the previous point",

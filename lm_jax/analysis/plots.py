@@ -45,7 +45,7 @@ def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list
   """Returns a few numbers of shots before the summary window, for lines that can be told apart."""
   present = sorted({int(k) for k in rows["n_shots"].dropna()})
   start = info.shots[-info.window] if info.shots and info.window else np.inf
-  before = [k for k in present if k < start] or present
+  before = [k for k in present if k < start]
   where = np.unique(np.round(np.geomspace(1, len(before), most)).astype(int) - 1) if before else []
   return [str(before[i]) for i in where]
 
@@ -93,12 +93,16 @@ def _key(ax: Axes, text: str) -> None:
 
 
 def _log_x(ax: Axes, values: pd.Series) -> None:
-  if len(values) and (values > 0).all():
-    ax.set_xscale("log")
-    if values.max() / values.min() < 10:
-      # Less than a decade would leave an axis with a single number.
-      ax.xaxis.set_minor_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(2, 1)))
-      ax.tick_params(axis="x", which="minor", labelsize=6)
+  # Within a factor of two the axis is as good as linear, and reads better so.
+  if not len(values) or (values <= 0).any() or values.max() < 2 * values.min():
+    return
+  ax.set_xscale("log")
+  if values.max() < 10 * values.min():
+    # Less than a decade would leave an axis with a single number.
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
+    everywhere = mpl.ticker.LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
+    ax.xaxis.set_major_formatter(everywhere)
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _bounded(ax: Axes, metric: str) -> None:
@@ -170,8 +174,8 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
 
 
 def _summary_name(info: frame.TaskInfo, summary: str) -> str:
-  if summary == WINDOW and info.shots and info.window:
-    return f"{info.shots[-info.window]}–{info.shots[-1]} shots"
+  if summary == WINDOW and headline.window_name(info):
+    return headline.window_name(info)
   return "all tokens" if summary == ALL else summary
 
 
@@ -301,7 +305,7 @@ def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFr
     yield f"{metric}_vs_params", scaling_figure(study, rows, task, metric, "params_total")
     yield f"{metric}_vs_flops", scaling_figure(study, rows, task, metric, "flops_exact")
     present = set(rows.loc[rows["value"].notna() & (rows["shots"] == frame.summary_shots(rows)), "metric"])
-    if (rows["n_shots"].notna() & (rows["metric"] == "accuracy")).any():
+    if rows.loc[rows["metric"] == "accuracy", "n_shots"].nunique() > 1:
       yield "accuracy_vs_shots", shots_figure(study, rows, task)
     pair = tuple(m for m in ("accuracy", "exact_match", "nll") if m in present)
     if "nll" in pair and len(pair) > 1 and metric != "bits_per_byte":

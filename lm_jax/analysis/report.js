@@ -5,13 +5,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const BOUNDED = new Set(["accuracy", "exact_match", "choice_prob"]);
+  const BOUNDED = new Set(["accuracy", "exact_match", "choice_prob", "beats_baseline"]);
   const AXES = {
     size: ["params_total", "params_nonembedding"],
     compute: ["flops_exact", "flops_6nd", "tokens", "params_total", "params_nonembedding"],
     along: ["flops_exact", "flops_6nd", "tokens", "step"],
-    left: ["accuracy", "exact_match"],
-    right: ["nll", "choice_prob", "brier"],
+    left: ["accuracy", "exact_match", "beats_baseline"],
+    right: ["nll", "choice_prob", "brier", "kl_bayes"],
   };
   const hidden = {};  // plot -> keys switched off in its legend
   let task = data.tasks[0];
@@ -131,7 +131,7 @@
       }
     });
     spec.traces.push(...others);
-    const chance = level(metric, task.shot_lines[0], "chance");
+    const chance = task.shot_lines.map((k) => level(metric, k, "chance")).find(ok);
     if (ok(chance)) spec.traces.unshift(levelLine(chance, "chance", "chance", "dash", css("--quiet")));
     const left = task.shots.length - task.shot_lines.length;
     if (left) spec.note = `${task.shot_lines.length} of ${task.shots.length} numbers of shots are drawn.`;
@@ -215,14 +215,23 @@
     return [low - pad * (high - low), high + pad * (high - low)];
   }
 
+  function fewTicks([low, high]) {
+    const multiples = high - low > 0.9 ? [1, 2, 5] : high - low > 0.4 ? [1, 2, 3, 5, 7] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+    const values = [];
+    for (let e = Math.floor(low); e <= high; e++) values.push(...multiples.map((m) => m * 10 ** e));
+    return values.filter((v) => Math.log10(v) >= low && Math.log10(v) <= high);
+  }
+
   function axis(title, log, bounds, key) {
     const power = key === "flops_exact" || key === "flops_6nd";
     const shared = { title: { text: esc(title), font: { size: 12.5 }, standoff: 8 }, type: log ? "log" : "linear", range: bounds,
       gridcolor: css("--grid"), linecolor: css("--rule"), zeroline: false, automargin: false, tickfont: { size: 11.5 },
       exponentformat: power ? "power" : "SI" };
     if (key && !power) shared.tickformat = "~s";
-    if (log) shared.dtick = bounds[1] - bounds[0] > 1.4 ? 1 : "D2";
-    return shared;
+    if (!log) return shared;
+    if (bounds[1] - bounds[0] > 1.4) return { ...shared, dtick: 1 };
+    // Plotly would write 5 for 5e9 here.
+    return { ...shared, tickvals: fewTicks(bounds), tickformat: power ? "~e" : shared.tickformat };
   }
 
   function endLabels(traces, spec, xr, yr, ylog, height) {
@@ -334,11 +343,11 @@
   function draw() {
     const metric = value("metric"), shots = value("shots");
     const present = (list) => list.some((m) => task.metrics.includes(m));
-    $("shots-section").hidden = !task.shots.length;
+    $("shots-section").hidden = task.shots.length < 2;
     $("pair-section").hidden = !(present(AXES.left) && present(AXES.right));
     render("plot-size", scaling(metric, shots, value("size")));
     render("plot-compute", scaling(metric, shots, value("compute")));
-    if (task.shots.length) render("plot-shots", againstShots(metric));
+    if (task.shots.length > 1) render("plot-shots", againstShots(metric));
     render("plot-along", alongTraining(metric, shots));
     render("plot-loss", losses());
     if (!$("pair-section").hidden) {
