@@ -4,7 +4,8 @@ Letters: B batch, T query, S key, M tokens (B*T), D model, F ff, N heads, K kv-h
 kv-head (N/K), H head-dim, V vocab, L layers, P label positions.
 
 Activations between the parts are token-major, [M, D]: every weight gradient is then one matrix product
-over M, where XLA:CPU would take a slow path for a contraction over two axes.
+over M, where XLA:CPU would take a slow path for a contraction over two axes. The arithmetic that decides
+the speed is in kernels.py.
 """
 
 import math
@@ -15,11 +16,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from lm_jax import kernels
 from lm_jax.config import ModelConfig
-
-# Finite, so that a row with every key masked gives zeros' average and not NaN.
-MASKED = -0.7 * float(np.finfo(np.float32).max)
-
 
 # --- initialization ---------------------------------------------------------------------------
 
@@ -74,79 +72,6 @@ def rotate(
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-# --- attention --------------------------------------------------------------------------------
-
-
-def attend(
-  q_BTNH: Float[Array, "B T N H"],
-  k_BSKH: Float[Array, "B S K H"],
-  v_BSKH: Float[Array, "B S K H"],
-  *,
-  causal: bool,
-  padding_BS: Bool[Array, "B S"] | None = None,
-  blocks: list[tuple[int, int, int]] | None = None,
-) -> Float[Array, "B T N H"]:
-  """Returns softmax(q k^T / sqrt(H)) v, grouped: query head n reads kv-head n // (N/K).
-
-  Args:
-    causal: query t sees the keys 0..t only (S = T).
-    padding_BS: true at keys that no query may see. A query with no key to see gets their plain mean.
-    blocks: (first query, end of queries, end of keys) blocks that cover the queries; the scores of a
-      block are computed for its keys only. Default: one block.
-  """
-  B, T, N, H = q_BTNH.shape
-  S, K = k_BSKH.shape[1:3]
-  # Head-major, so that each head's products are plain matrix products; a group's queries are its rows.
-  q_BKGTH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-  k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-  visible = np.tril(np.ones((T, S), bool)) if causal else np.ones((T, S), bool)
-
-  def block(start: int, end: int, keys: int) -> Float[Array, "B K G C H"]:
-    scores = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH[:, :, :, start:end], k_BKSH[:, :, :keys])
-    mask = visible[None, None, None, start:end, :keys]
-    if padding_BS is not None:
-      mask = mask & ~padding_BS[:, None, None, None, :keys]
-    if not isinstance(mask, np.ndarray) or not mask.all():
-      scores = jnp.where(mask, scores, MASKED)
-    # The maximum only guards exp; no gradient flows through it.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH[:, :, :keys])
-    # Dividing after the product touches [T, H] values instead of [T, S].
-    return mixed / weights.sum(-1, keepdims=True)
-
-  out_BKGTH = jnp.concatenate([block(*b) for b in blocks or [(0, T, S)]], axis=3)
-  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
-
-
-# --- products ---------------------------------------------------------------------------------
-
-
-@jax.custom_vjp
-def project(x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"]) -> Float[Array, "M F"]:
-  """Returns x W, with its weight gradient computed in the orientation that is fast on CPU.
-
-  [D, M] @ [M, F] takes twice the time of its transpose when D > F (XLA:CPU); the barrier keeps the
-  compiler from folding the transposition back into the product.
-  """
-  return x_MD @ w_DF
-
-
-def _project_forward(x_MD: Array, w_DF: Array) -> tuple[Array, tuple[Array, Array]]:
-  return x_MD @ w_DF, (x_MD, w_DF)
-
-
-def _project_backward(saved: tuple[Array, Array], dy_MF: Array) -> tuple[Array, Array]:
-  x_MD, w_DF = saved
-  if w_DF.shape[0] <= w_DF.shape[1]:
-    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MD,MF->DF", x_MD, dy_MF))
-  else:
-    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MF,MD->FD", dy_MF, x_MD)).T
-  return jnp.einsum("MF,DF->MD", dy_MF, w_DF), dw_DF
-
-
-project.defvjp(_project_forward, _project_backward)
-
-
 # --- modules ----------------------------------------------------------------------------------
 
 
@@ -166,9 +91,9 @@ class Weights(nn.Module):
 
 def linear(x_MD: Float[Array, "M D"], *weights: tuple[Array, Array | None]) -> list[Float[Array, "M F"]]:
   """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones."""
-  kernels = [kernel for kernel, _ in weights]
-  y_MF = project(x_MD, kernels[0] if len(kernels) == 1 else jnp.concatenate(kernels, axis=1))
-  ends = np.cumsum([kernel.shape[1] for kernel in kernels])
+  matrices = [matrix for matrix, _ in weights]
+  y_MF = kernels.project(x_MD, matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1))
+  ends = np.cumsum([matrix.shape[1] for matrix in matrices])
   parts = jnp.split(y_MF, ends[:-1], axis=1)
   return [y if bias is None else y + bias[None] for y, (_, bias) in zip(parts, weights, strict=True)]
 
@@ -180,12 +105,10 @@ class Norm(nn.Module):
 
   @nn.compact
   def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
-    scale = self.param("scale", nn.initializers.ones, (x_MD.shape[-1],))[None]
-    if self.config.norm == "layernorm":
-      x_MD = x_MD - x_MD.mean(-1, keepdims=True)
-    variance = jnp.square(x_MD).mean(-1, keepdims=True)
-    y_MD = x_MD * jax.lax.rsqrt(variance + self.config.norm_epsilon) * scale
-    if self.config.norm == "layernorm" and self.config.use_bias:
+    c = self.config
+    scale = self.param("scale", nn.initializers.ones, (x_MD.shape[-1],))
+    y_MD = kernels.normalize(x_MD, jnp.asarray(scale), c.norm_epsilon, c.norm == "layernorm")
+    if c.norm == "layernorm" and c.use_bias:
       y_MD += self.param("bias", nn.initializers.zeros, (x_MD.shape[-1],))[None]
     return y_MD
 
@@ -212,7 +135,7 @@ class Attention(nn.Module):
     if c.positions == "rope":
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-    out = attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
+    out = kernels.attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
     out_MX = out.reshape(batch * T, c.num_heads * c.head_dim)
     out_weights = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="out")
     return linear(out_MX, out_weights(out_MX.shape[1]))[0]
@@ -234,7 +157,7 @@ class Mlp(nn.Module):
       gate_MF, up_MF = linear(x_MD, up("gate"), up("up"))
       h_MF = jax.nn.silu(gate_MF) * up_MF
     else:
-      h_MF = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}[c.activation](linear(x_MD, up("up"))[0])
+      h_MF = {"relu": jax.nn.relu, "gelu": kernels.gelu}[c.activation](linear(x_MD, up("up"))[0])
     down = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="down")
     return linear(h_MF, down(c.d_ff))[0]
 
@@ -283,4 +206,4 @@ class Embedding(nn.Module):
     return self.table[tokens_M]
 
   def attend(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M V"]:
-    return project(x_MD, self.table.T)
+    return kernels.project(x_MD, self.table.T)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lm_jax import objectives
+from lm_jax import kernels
 
 
 def token_scores(
@@ -32,7 +32,7 @@ def token_scores(
   scores = {
     "accuracy": jnp.asarray(choices)[choice_logits.argmax(-1)] == targets,
     "exact_match": logits.argmax(-1) == targets,
-    "nll": objectives.token_nll(logits, targets),
+    "nll": kernels.token_nll(logits, targets),
     "choice_prob": (p * gold).sum(-1),
     "brier": jnp.square(p - gold).sum(-1),
   }

@@ -2,11 +2,15 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
+
+from lm_jax import environment
 
 # The same devices on every machine; JAX_PLATFORMS=cuda asks for others.
 if not os.environ.get("JAX_PLATFORMS"):
@@ -18,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Modules whose jaxtyping annotations are checked at every call. The hook must precede their import.
-CHECKED = ["lm_jax.layers", "lm_jax.model", "lm_jax.objectives"]
+CHECKED = ["lm_jax.kernels", "lm_jax.layers", "lm_jax.model", "lm_jax.objectives"]
 if importlib.util.find_spec("beartype"):
   install_import_hook(CHECKED, "beartype.beartype")
 
@@ -34,6 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header() -> str:
   checked = "checked" if importlib.util.find_spec("beartype") else "NOT checked: beartype is not installed"
   return f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices, shapes {checked}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+  """Gives the session, and the processes it starts, a cache of their own: compilation is shared within."""
+  with pytest.MonkeyPatch.context() as patch:
+    path = tmp_path_factory.mktemp("cache")
+    patch.setenv("LM_JAX_CACHE", str(path))
+    environment.enable_compilation_cache()
+    # jax looks for its folder once, at the first compilation, which may have been while tests were imported.
+    compilation_cache.reset_cache()
+    yield path
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ LEVELS = {
     "tokenizers",
   ),
   1: ("data",),
-  2: ("layers", "metrics", "model", "objectives", "optimizer", "tasks"),
+  2: ("kernels", "layers", "metrics", "model", "objectives", "optimizer", "tasks"),
   3: ("checkpoint", "generate", "interop", "parallel", "scorer", "state", "step"),
   4: ("bench", "evaluate", "loop", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from lm_jax import layers
+from lm_jax import kernels, layers
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def reference_attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.nd
   return np.stack([reference.attend(*sequence) for sequence in zip(q, k, v, visible, strict=True)])
 
 
-attend = jax.jit(layers.attend, static_argnames="causal")
+attend = jax.jit(kernels.attend, static_argnames="causal")
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
@@ -52,7 +52,7 @@ def test_blocks_of_queries_do_not_change_attention(size):
   q, k, v = normal(2, T, 4, 6), normal(2, T, 2, 6, seed=1), normal(2, T, 2, 6, seed=2)
   padding = jnp.zeros((2, T), bool).at[0, 1:3].set(True)
   blocks = reference.tiny(attention_block=size).query_blocks(T)
-  out = jax.jit(lambda *x: layers.attend(*x, causal=True, padding_BS=padding, blocks=blocks))(q, k, v)
+  out = jax.jit(lambda *x: kernels.attend(*x, causal=True, padding_BS=padding, blocks=blocks))(q, k, v)
   whole = attend(q, k, v, causal=True, padding_BS=padding)
   np.testing.assert_allclose(out, whole, rtol=0, atol=1e-6)
 
@@ -71,7 +71,7 @@ def test_a_query_with_every_key_masked_is_finite_and_so_is_its_gradient():
   padding = jnp.array([[True, False, True]])
 
   def total(q, k, v):
-    out = layers.attend(q, k, v, causal=True, padding_BS=padding)
+    out = kernels.attend(q, k, v, causal=True, padding_BS=padding)
     return out.sum(), out
 
   grads, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
@@ -95,7 +95,7 @@ def test_gradient_of_attend_is_that_of_a_plain_softmax():
     return (jnp.einsum("BNTS,BSNH->BTNH", chances, v) * cotangent).sum()
 
   def ours(q, k, v):
-    return (layers.attend(q, k, v, causal=True) * cotangent).sum()
+    return (kernels.attend(q, k, v, causal=True) * cotangent).sum()
 
   for ours_x, plain_x in zip(*(jax.jit(jax.grad(f, (0, 1, 2)))(q, k, v) for f in (ours, plain)), strict=True):
     np.testing.assert_allclose(ours_x, plain_x, rtol=0, atol=2e-6)
