@@ -144,11 +144,11 @@ def _normalize_backward(
 ) -> tuple[Array, Array]:
   unit_MD, inverse_M1, scale_D = saved
   g_MD = dy_MD * scale_D[None]
-  along_M1 = jnp.einsum("MD,MD->M", g_MD, unit_MD)[:, None] / g_MD.shape[1]
+  along_M1 = (g_MD * unit_MD).mean(-1, keepdims=True)
   dx_MD = g_MD - unit_MD * along_M1
   if center:
     dx_MD -= g_MD.mean(-1, keepdims=True)
-  return dx_MD * inverse_M1, jnp.einsum("MD,MD->D", dy_MD, unit_MD)
+  return dx_MD * inverse_M1, (dy_MD * unit_MD).sum(0)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
