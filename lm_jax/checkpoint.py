@@ -26,6 +26,9 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
 
+  def all_steps(self) -> list[int]:
+    return list(self._manager.all_steps())
+
   def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
     """Copies the state and returns; writing goes on in the background, and ends in a rename."""
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))

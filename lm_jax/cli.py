@@ -1,13 +1,14 @@
 """The command line: `lm-jax COMMAND --config=FILE[:arg] --config.path.to.field=value --flag=value`.
 
-Exit codes: 0 done; 1 some cells failed (listed); 2 bad input (one line on stderr); 128 + n stopped by
-signal n, saved and resumable.
+Exit codes: 0 done; 1 some cells failed, or are in the hands of another process (listed); 2 bad input (one
+line on stderr); 128 + n stopped by signal n, saved and resumable.
 """
 
 import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from absl import flags
 
 from lm_jax import __version__, environment
 from lm_jax.config import Config
-from lm_jax.strict import ConfigError, nearest
+from lm_jax.strict import ConfigError, did_you_mean, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,13 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command and exits with its code."""
-  argv = sys.argv[1:] if argv is None else list(argv)
+  if argv is None:
+    argv = sys.argv[1:]
+    if argv[:1] in (["train"], ["bench"]):  # the commands that train in this very process
+      environment.restart_with_huge_pages(argv)
   logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
   try:
-    code = _dispatch(argv)
+    code = _dispatch(list(argv))
   except ConfigError as error:
     print(f"lm-jax: {error}", file=sys.stderr)
     code = 2
@@ -50,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-  if not argv or argv[0] in ("help", "-h", "--help", "-help"):
+  if not argv:
+    raise ConfigError(f"no command given; allowed: {', '.join(COMMANDS)}; see lm-jax --help")
+  if argv[0] in ("help", "-h", "--help", "-help"):
     print(_usage())
-    return 0 if argv else 2
+    return 0
   if argv[0] in ("version", "--version"):
     print(__version__)
     return 0
@@ -68,16 +74,15 @@ def _dispatch(argv: Sequence[str]) -> int:
   try:
     positional = values(["lm-jax", *rest])[1:]
   except flags.Error as error:
-    raise ConfigError(
-      " ".join(str(error).replace("Unknown command line flag", "unknown flag").split())
-    ) from None
+    raise ConfigError(_explain(error, name, command)) from None
   if positional:
     raise ConfigError(f"{positional[0]!r}: flags only, as --name=value; see lm-jax {name} --help")
   if overrides and not command.takes_config:
     raise ConfigError(f"--config.{overrides[0][0]}: lm-jax {name} takes no config")
   for required in command.required:
-    if getattr(values, required) is None:
-      raise ConfigError(f"lm-jax {name}: --{required}=... must be given; {_FLAGS[required][1]}")
+    # An empty one is a shell variable that was not set.
+    if not getattr(values, required):
+      raise ConfigError(f"--{required}=... must be given to lm-jax {name}: {_FLAGS[required][1]}")
   return command.run(values, overrides)
 
 
@@ -121,6 +126,21 @@ _FLAGS: dict[str, tuple[Callable, str, object]] = {
     flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
   ),
 }  # fmt: skip
+
+
+_KINDS = {
+  flags.DEFINE_integer: "an integer", flags.DEFINE_float: "a number", flags.DEFINE_boolean: "true or false"
+}  # fmt: skip
+
+
+def _explain(error: flags.Error, name: str, command: Command) -> str:
+  """Returns what is wrong with a flag, in one line."""
+  if isinstance(error, flags.UnrecognizedFlagError):
+    return f"--{error.flagname}: no such flag of lm-jax {name}{nearest(error.flagname, command.flags)}"
+  given = re.match(r"flag --(\w+)=(.*?): ", str(error))
+  if isinstance(error, flags.IllegalFlagValueError) and given:
+    return f"--{given[1]}={given[2]}: must be {_KINDS[_FLAGS[given[1]][0]]}"
+  return " ".join(str(error).split())
 
 
 def _define(command: Command) -> flags.FlagValues:
@@ -195,7 +215,7 @@ def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 
 def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
-  from lm_jax import records
+  from lm_jax import records, rundir
   from lm_jax.sweep import Sweep
 
   _positive(values, "workers")
@@ -207,16 +227,18 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
   workdir = _workdir(values)
   records.git_commit()  # before anything else can change the checkout
+  # As Ctrl-C does, it ends the launcher, which lets the workers save.
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   outcomes = study.run(loaded, workdir, local.LocalLauncher(values.workers), quiet=values.quiet)
-  failed = study.failures(outcomes)
+  undone = [outcome for outcome in outcomes if outcome[1] != rundir.DONE]
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
   page = report.write(workdir)
   print(headline.format_table(frame.load(workdir)))
   print(f"report: {page}")
-  for cell, error in failed:
-    print(f"failed: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
-  return 1 if failed else 0
+  for cell, state, error in undone:
+    print(f"{state}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
+  return 1 if undone else 0
 
 
 def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
@@ -255,19 +277,19 @@ def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 def _workdir(values: flags.FlagValues) -> Path:
   path = Path(values.workdir)
-  if path.exists() and not path.is_dir():
-    raise ConfigError(f"--workdir={path}: is a file, must be a folder")
-  parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-  if not os.access(parent, os.W_OK):
-    raise ConfigError(f"--workdir={path}: {parent} is not writable")
+  nearest_there = next(p for p in (path, *path.parents, Path.cwd()) if p.exists())
+  if not nearest_there.is_dir():
+    raise ConfigError(f"--workdir={path}: {nearest_there} is a file, must be a folder")
+  if not os.access(nearest_there, os.W_OK):
+    raise ConfigError(f"--workdir={path}: {nearest_there} is not writable")
   return path
 
 
 def _existing(values: flags.FlagValues) -> Path:
   path = Path(values.workdir)
   if not path.is_dir():
-    hint = nearest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
-    raise ConfigError(f"--workdir={path}: no such folder" + (hint if "did you" in hint else ""))
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ConfigError(f"--workdir={path}: no such folder{did_you_mean(path.name, siblings)}")
   return path
 
 
@@ -284,7 +306,7 @@ COMMANDS = {
     sweep, "train what is missing of a family, then report",
     ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
   ),
-  "status": Command(status, "how far a sweep is", ("workdir", "watch", "json"), _WORKDIR),
+  "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
   "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),
   "bench": Command(
     bench, "tokens/s, step ms, compile s, FLOP/s and memory of a training step",

@@ -397,7 +397,8 @@ def _check_model(c: Config) -> None:
 
 def _check_training(c: Config) -> None:
   o, tr, ev, rt = c.optimizer, c.train, c.eval, c.runtime
-  _require(c.seed >= 0, "config.seed", c.seed, "0 or greater")
+  # Keys of jax.random come from 32 bits: 2**32 would be another name for seed 0.
+  _require(0 <= c.seed < 2**32, "config.seed", c.seed, "in [0, 2**32)")
   _require_positive(o, "config.optimizer", ("learning_rate", "epsilon", "clip_norm"))
   for name in ("beta1", "beta2"):
     _require(0 <= getattr(o, name) < 1, f"config.optimizer.{name}", getattr(o, name), "in [0, 1)")
@@ -410,7 +411,7 @@ def _check_training(c: Config) -> None:
   _require(tr.batch_size % tr.grad_accum_steps == 0, "config.train.grad_accum_steps", tr.grad_accum_steps,
            f"a divisor of batch_size={tr.batch_size}")  # fmt: skip
   _require_positive(ev, "config.eval", ("num_examples", "batch_size", "first_step", "per_doubling"))
-  _require(ev.seed >= 0, "config.eval.seed", ev.seed, "0 or greater")
+  _require(0 <= ev.seed < 2**32, "config.eval.seed", ev.seed, "in [0, 2**32)")
   _require(ev.num_examples % ev.batch_size == 0 or ev.num_examples < ev.batch_size,
            "config.eval.batch_size", ev.batch_size,
            f"a divisor of num_examples={ev.num_examples}, so that no example is dropped")  # fmt: skip

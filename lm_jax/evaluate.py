@@ -52,7 +52,7 @@ def make_evaluator(config: Config, task: Task) -> Callable[[Any], list[Score]]:
   score_tokens = _make_score_tokens(config, task)
   size = min(config.eval.batch_size, config.eval.num_examples)
   batches = jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, size, *x.shape[1:])), batch)
-  counted = np.asarray(take_positions(batch.weights, positions)) > 0
+  counted = batch.weights[:, positions] > 0
 
   def evaluate(params: Any) -> list[Score]:
     scores = jax.device_get(score_tokens(params, batches))
@@ -140,9 +140,12 @@ def _exact_match(exact_NQA: np.ndarray, last: int, task: Task, **where) -> list[
     return []
   asked = exact_NQA[:, last + 1 - task.window : last + 1].reshape(len(exact_NQA), -1)
   mean, stderr, n = metrics.mean_and_stderr(_all(asked, 1))
+  if not n:
+    return []
   # Where not every position asks something, an item's chance depends on how many do.
-  chance = float(np.mean(task.chance ** (~np.isnan(asked)).sum(1)))
-  return [Score("exact_match", mean, stderr, n, chance=chance, **where)] if n else []
+  counts = (~np.isnan(asked)).sum(1)
+  chance = float(np.mean(task.chance ** counts[counts > 0]))
+  return [Score("exact_match", mean, stderr, n, chance=chance, **where)]
 
 
 def _mean_over(value_NQ: np.ndarray, queries: np.ndarray) -> np.ndarray:

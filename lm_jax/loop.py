@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ _STATUS_EVERY_S = 0.5
 
 class Diverged(Exception):
   """The loss is no longer a number."""
+
+  def __init__(self, message: str, step: int):
+    super().__init__(message)
+    self.step = step
 
 
 class Stopped(Exception):
@@ -56,8 +61,9 @@ def train(config: Config, directory: Path, *, stop: Stop | None = None) -> None:
     Diverged: NaN or infinity in the loss.
   """
   run = RunDir(Path(directory))
+  run.check(config)
   with run.claim():
-    run.begin(config)
+    run.write_config(config)
     status = run.status()
     if status and status["state"] == rundir.DONE:
       return
@@ -68,8 +74,12 @@ def train(config: Config, directory: Path, *, stop: Stop | None = None) -> None:
       checkpoints.close()
 
 
-def stop_on_signals() -> Stop:
-  """Returns a stop that SIGTERM and the first Ctrl-C set; the second Ctrl-C interrupts at once."""
+def stop_on_signals(announce: Callable[[], None] = lambda: None) -> Stop:
+  """Returns a stop that SIGTERM and the first Ctrl-C set; the second Ctrl-C interrupts at once.
+
+  Args:
+    announce: called in the handler.
+  """
   event = Stop()
 
   def handle(number: int, _: Any) -> None:
@@ -77,6 +87,7 @@ def stop_on_signals() -> Stop:
     event.set()
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.default_int_handler)
+    announce()
 
   signal.signal(signal.SIGTERM, handle)
   signal.signal(signal.SIGINT, handle)
@@ -106,6 +117,7 @@ class _Loop:
     run_steps = jax.jit(step.make_run_steps(self.config, self.task), donate_argnums=0)
     evaluate_params = evaluate.make_evaluator(self.config, self.task)
     s, done = self._restore()
+    self._write_status(done)
     num_steps = self.config.train.num_steps
     try:
       while True:
@@ -113,10 +125,10 @@ class _Loop:
           self._save(s, done)
         if done == num_steps:
           break
-        if done == 0:
-          self._log_scores(evaluate_params(s.params), 0)
         if self.stop.is_set():
           self._save_and_stop(s, done)
+        if done == 0:
+          self._log_scores(evaluate_params(s.params), 0)
         n = self._until_due(done)
         s, metrics = run_steps(s, self.task.arrays, jnp.int32(n))
         self.in_flight.append((done, n, metrics))
@@ -127,12 +139,9 @@ class _Loop:
           self._log_scores(evaluate_params(s.params), done)
         self._write_status(done)
     except Diverged as error:
-      self.checkpoints.wait()
-      good = self.checkpoints.latest_step()
-      where = "none before it" if good is None else f"step {good} in {self.run.checkpoints}"
-      message = f"{error}; last good checkpoint: {where}"
-      self.run.write_status(rundir.FAILED, step=done, num_steps=num_steps, error=message)
-      raise Diverged(message) from None
+      message = f"{error}; last good checkpoint: {self._last_good(error.step)}"
+      self.run.write_status(rundir.FAILED, step=error.step, num_steps=num_steps, error=message)
+      raise Diverged(message, error.step) from None
     self.checkpoints.wait()
     self._write_status(done, rundir.DONE)
 
@@ -155,9 +164,10 @@ class _Loop:
   def _save(self, s: state.TrainState, done: int) -> None:
     self._drain(keep=0)
     records_bytes = self.run.records.stat().st_size if self.run.records.exists() else 0
+    # A copy of the losses: they are written in the background, when the next ones have come.
     self.checkpoints.save(done, s, {
       "step": done, "records_bytes": records_bytes,
-      "unlogged_losses": self.unlogged, "wall_s": self._wall(),
+      "unlogged_losses": list(self.unlogged), "wall_s": self._wall(),
     })  # fmt: skip
     self.saved_step = done
 
@@ -170,6 +180,12 @@ class _Loop:
     raise Stopped(
       self.stop.signal_number, f"stopped and saved at step {done} of {self.config.train.num_steps}"
     )
+
+  def _last_good(self, diverged: int) -> str:
+    self.checkpoints.wait()
+    # The loss of a step is of the parameters before it: those saved after `diverged` - 1 are bad already.
+    good = [step for step in self.checkpoints.all_steps() if step < diverged - 1]
+    return f"step {max(good)} in {self.run.checkpoints}" if good else "none"
 
   # --- steps ----------------------------------------------------------------------------------
 
@@ -189,7 +205,7 @@ class _Loop:
       for i, loss in enumerate(losses.tolist()):
         at = before + i + 1
         if not math.isfinite(loss):
-          raise Diverged(f"loss is {loss} at step {at}")
+          raise Diverged(f"loss is {loss} at step {at}", at)
         self.unlogged.append(loss)
         if self.logging(at):
           self._log_loss(at)

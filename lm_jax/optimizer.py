@@ -69,12 +69,13 @@ def make_optimizer(
   if c.name == "adamw":
     update = optax.adamw(rate, c.beta1, c.beta2, c.epsilon, weight_decay=decay, mask=mask)
   elif c.name == "muon":
-    update = optax.contrib.muon(
-      rate, beta=0.95, eps=c.epsilon, weight_decay=decay, weight_decay_mask=mask,
-      adam_b1=c.beta1, adam_b2=c.beta2, adam_weight_decay=decay,
+    muon = optax.contrib.muon(
+      rate, beta=0.95, eps=c.epsilon, adam_b1=c.beta1, adam_b2=c.beta2,
       # Updates have the size Adam's would have, so one learning rate serves both (arXiv:2502.16982).
       consistent_rms=0.2, muon_weight_dimension_numbers=muon_dimensions,
     )  # fmt: skip
+    # Its own mask does not reach the parameters that it leaves to Adam.
+    update = optax.chain(muon, optax.add_decayed_weights(-rate * decay, mask))
   else:
     update = optax.adafactor(rate, weight_decay_rate=rate * decay, weight_decay_mask=mask)
   if c.clip_norm is None:

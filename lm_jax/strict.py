@@ -24,13 +24,23 @@ class ConfigError(ValueError):
   """Bad user input: one line, shown without a traceback, exit code 2."""
 
 
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+  """Returns "; did you mean X?" for a likely misspelling, and "" otherwise."""
+  close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+  return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
   """Returns "; did you mean X?" for a likely misspelling, and the allowed names otherwise."""
   allowed = list(allowed)
-  close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-  if close:
-    return f"; did you mean {close[0]!r}?"
-  return f"; allowed: {', '.join(allowed)}"
+  return did_you_mean(name, allowed) or f"; allowed: {', '.join(allowed)}"
+
+
+def choose(table: Mapping[str, T], name: Any, path: str) -> T:
+  """Returns table[name]."""
+  if not isinstance(name, str) or name not in table:
+    raise ConfigError(f"{path}={name!r}: unknown{nearest(str(name), table)}")
+  return table[name]
 
 
 @functools.cache
@@ -91,8 +101,9 @@ def convert(annotation: Any, value: Any, path: str) -> Any:
     allowed = typing.get_args(annotation)
     if value in allowed and type(value) in {type(a) for a in allowed}:
       return value
-    hint = nearest(value, map(str, allowed)) if isinstance(value, str) else ""
-    raise ConfigError(f"{path}={value!r}: must be {describe(annotation)}{hint.partition('; allowed')[0]}")
+    raise ConfigError(
+      f"{path}={value!r}: must be {describe(annotation)}{did_you_mean(str(value), map(str, allowed))}"
+    )
   if typing.get_origin(annotation) is tuple:
     if isinstance(value, str) or not isinstance(value, Iterable):
       raise _wrong(annotation, value, path)
@@ -101,22 +112,26 @@ def convert(annotation: Any, value: Any, path: str) -> Any:
   if annotation is float and type(value) is int:
     return float(value)
   # bool is a subclass of int; `num_layers=True` is a mistake, so types are compared exactly.
-  if type(value) is annotation:
+  # An infinite or undefined number has no place in JSON, and so none in a cell's identity.
+  if type(value) is annotation and not _is_undefined(value):
     return value
   raise _wrong(annotation, value, path)
 
 
+def _is_undefined(value: Any) -> bool:
+  return isinstance(value, float) and not math.isfinite(value)
+
+
 def _wrong(annotation: Any, value: Any, path: str) -> ConfigError:
-  return ConfigError(f"{path}={value!r}: must be {describe(annotation)}, not {type(value).__name__}")
+  given = value if _is_undefined(value) else type(value).__name__
+  return ConfigError(f"{path}={value!r}: must be {describe(annotation)}, not {given}")
 
 
 def _convert_variant(tagged: dict[str, type], value: Any, path: str) -> Any:
-  if not isinstance(value, Mapping):
+  if not hasattr(value, "items"):
     raise ConfigError(f"{path}={value!r}: must be a group of fields with a name ({', '.join(tagged)})")
   name = value.get("name", next(iter(tagged)))
-  if name not in tagged:
-    raise ConfigError(f"{path}.name={name!r}: unknown{nearest(str(name), tagged)}")
-  return from_mapping(tagged[name], value, path)
+  return from_mapping(choose(tagged, name, f"{path}.name"), value, path)
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config") -> T:
@@ -125,15 +140,12 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
   A class may offer named starting points in a `PRESETS` class attribute ({name: {field: value}});
   a `preset` key in the mapping then fills the fields that the mapping itself does not give.
   """
-  if not isinstance(mapping, Mapping) and not hasattr(mapping, "items"):
+  if not hasattr(mapping, "items"):
     raise ConfigError(f"{path}={mapping!r}: must be a group of fields ({', '.join(field_types(cls))})")
   given = dict(mapping.items())
   presets = getattr(cls, "PRESETS", None)
   if presets and given.get("preset") is not None:
-    name = given["preset"]
-    if name not in presets:
-      raise ConfigError(f"{path}.preset={name!r}: unknown{nearest(str(name), presets)}")
-    given = {**presets[name], **given}
+    given = {**choose(presets, given["preset"], f"{path}.preset"), **given}
   if presets:
     given.pop("preset", None)
   hints = field_types(cls)
@@ -193,10 +205,7 @@ def set_path(
   for depth, part in enumerate(parts):
     tagged = variants(annotation)
     if tagged is not None:
-      name = node.get("name", next(iter(tagged)))
-      if name not in tagged:
-        raise ConfigError(f"{path}.name={name!r}: unknown{nearest(str(name), tagged)}")
-      owner = tagged[name]
+      owner = choose(tagged, node.get("name", next(iter(tagged))), f"{path}.name")
     elif dataclasses.is_dataclass(annotation):
       owner = annotation
     else:
@@ -211,6 +220,8 @@ def set_path(
     annotation, path = hints[part], f"{path}.{part}"
     if depth < len(parts) - 1:
       node = node.setdefault(part, {})
+      if not isinstance(node, dict) and (dataclasses.is_dataclass(annotation) or variants(annotation)):
+        raise ConfigError(f"{path}={node!r}: must be a group of fields")
   leaf = parts[-1]
   if dataclasses.is_dataclass(annotation) or variants(annotation):
     if text:

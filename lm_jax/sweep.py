@@ -112,18 +112,20 @@ def from_tree(tree: Mapping[str, Any], command_line: Sequence[tuple[str, str]] =
   for key in tree:
     if key not in _FIELDS:
       raise ConfigError(f"config.{key}: no such field of a sweep{nearest(key, _FIELDS)}")
-  study, base, cells = tree.get("study", "untitled"), dict(tree.get("base", {})), tree["cells"]
+  study, base, cells = tree.get("study", "untitled"), tree.get("base", {}), tree["cells"]
   if not isinstance(study, str):
     raise ConfigError(f"config.study={study!r}: must be a string")
-  if not isinstance(cells, list | tuple) or not cells:
-    raise ConfigError("config.cells: must be a list of overrides with at least one cell")
+  if not isinstance(base, Mapping):
+    raise ConfigError(f"config.base={base!r}: must be a group of fields")
+  _check_cells(cells)
+  base = _copy(base)
   set_by_cells = {field for overrides in cells for field in overrides}
   for dotted, text in command_line:
     if dotted == "study":
       study = text
       continue
     field = dotted.removeprefix("base.")
-    if field in set_by_cells:
+    if any(f"{field}.".startswith(f"{one}.") for one in set_by_cells):
       raise ConfigError(f"config.{dotted}={text!r}: the cells of this sweep set {field} themselves")
     strict.set_path(Config, base, field, text, text=True)
   made: dict[str, Cell] = {}
@@ -133,6 +135,14 @@ def from_tree(tree: Mapping[str, Any], command_line: Sequence[tuple[str, str]] =
       raise ConfigError(f"config.cells: two cells are the same run, {overrides}")
     made[cell.cell_id] = cell
   return Sweep(study, tuple(made.values()))
+
+
+def _check_cells(cells: Any) -> None:
+  if not isinstance(cells, list | tuple) or not cells:
+    raise ConfigError("config.cells: must be a list of overrides with at least one cell")
+  for i, overrides in enumerate(cells):
+    if not isinstance(overrides, Mapping) or not all(isinstance(field, str) for field in overrides):
+      raise ConfigError(f"config.cells[{i}]={overrides!r}: must be overrides, {{'model.d_model': 32, ...}}")
 
 
 def _make_cell(study: str, base: dict[str, Any], overrides: Overrides) -> Cell:

@@ -18,19 +18,24 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
   n = sweep.arguments(argument, seeds=1, steps=2000)
   base = {
     "task": {"name": "rule_induction"},
+    "model": {"initializer": "xavier_uniform"},
     "train": {"num_steps": n["steps"], "batch_size": 64},
     "optimizer": {"beta2": 0.98, "weight_decay": 0.01, "warmup_steps": min(100, n["steps"])},
   }
-  # Wider models want a smaller learning rate; a fixed one would draw its own tuning into the curve.
+
+  def rate(d_model: int) -> float:
+    # Wider models want a smaller learning rate; a fixed one would draw its own tuning into the curve.
+    return 3e-3 if d_model < 48 else 2e-3
+
   rungs = [
-    sweep.fixed(model=scaling.width_ladder(d), optimizer={"learning_rate": 3e-3 if d < 48 else 2e-3})
+    sweep.fixed(model=scaling.width_ladder(d), optimizer={"learning_rate": rate(d)})
     for d in (8, 16, 32, 48, 64)
   ]
-  depth_control = sweep.fixed(
-    family="depth control",
-    model=scaling.width_ladder(64, num_layers=1),
-    optimizer={"learning_rate": 2e-3},
-  )
-  shallow = sweep.fixed(family="depth control", model=scaling.width_ladder(8, num_layers=1))
-  cells = sweep.product(sweep.axis("seed", range(n["seeds"])), sweep.chain(shallow, *rungs, depth_control))
+  # One layer at both ends of the ladder: whether the ability comes with width or needs depth.
+  depth_control = [
+    sweep.fixed(family="depth control", model=scaling.width_ladder(d, num_layers=1),
+                optimizer={"learning_rate": rate(d)})
+    for d in (8, 64)
+  ]  # fmt: skip
+  cells = sweep.product(sweep.axis("seed", range(n["seeds"])), sweep.chain(*rungs, *depth_control))
   return ml_collections.ConfigDict({"study": "quickstart", "base": base, "cells": cells})

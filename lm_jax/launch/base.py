@@ -6,7 +6,7 @@ from typing import Protocol
 
 from lm_jax.sweep import Cell
 
-Outcome = tuple[Cell, str, str | None]  # cell, final state (lm_jax.rundir), what went wrong
+Outcome = tuple[Cell, str, str | None]  # cell, final state or BUSY (lm_jax.rundir), what went wrong
 
 
 class Launcher(Protocol):
@@ -20,6 +20,6 @@ class Launcher(Protocol):
       watch: called a few times a second while cells run, to show progress.
 
     Raises:
-      KeyboardInterrupt: after every running cell has saved and stopped.
+      KeyboardInterrupt, SystemExit: asked to stop, after every running cell has saved and stopped.
     """
     ...

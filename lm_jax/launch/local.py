@@ -33,13 +33,15 @@ class LocalLauncher:
     for cell in cells:
       waiting.put(cell)
     count = min(self.num_workers, len(cells))
-    workers = [_Worker(self._slots[i % len(self._slots)], waiting, directory_of) for i in range(count)]
+    workers: list[_Worker] = []
     try:
+      for i in range(count):
+        workers.append(_Worker(self._slots[i % len(self._slots)], waiting, directory_of))
       while any(worker.is_alive() for worker in workers):
         watch()
         time.sleep(_WATCH_EVERY_S)
-    except KeyboardInterrupt:
-      _stop(workers, waiting)
+    except BaseException:
+      _stop(workers)
       raise
     finally:
       watch()
@@ -68,19 +70,19 @@ def _visible_gpus() -> list[str]:
   return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
-def _stop(workers: Sequence["_Worker"], waiting: queue.SimpleQueue) -> None:
+def _stop(workers: Sequence["_Worker"]) -> None:
   """Lets every worker save what it runs; a second Ctrl-C kills them."""
-  with contextlib.suppress(queue.Empty):
-    while True:
-      waiting.get_nowait()
+  print("stopping: running cells save first; Ctrl-C again kills them", file=sys.stderr, flush=True)
   try:
     for worker in workers:
-      worker.signal(signal.SIGTERM)
+      worker.stop(signal.SIGTERM)
     for worker in workers:
       worker.join()
   except KeyboardInterrupt:
     for worker in workers:
-      worker.signal(signal.SIGKILL)
+      worker.stop(signal.SIGKILL)
+    for worker in workers:
+      worker.join()
 
 
 class _Worker(threading.Thread):
@@ -90,6 +92,7 @@ class _Worker(threading.Thread):
     super().__init__(daemon=True)
     self._slot, self._waiting, self._directory_of = slot, waiting, directory_of
     self._process: subprocess.Popen | None = None
+    self._stopping, self._lock = False, threading.Lock()
     self.outcomes: list[Outcome] = []
     self.start()
 
@@ -98,18 +101,28 @@ class _Worker(threading.Thread):
       while True:
         self.outcomes.append(self._run_cell(self._waiting.get_nowait()))
     if self._process:
-      self._process.stdin.close()
+      with contextlib.suppress(BrokenPipeError):
+        self._process.stdin.close()
       self._process.wait()
 
-  def signal(self, number: int) -> None:
-    if self._process and self._process.poll() is None:
-      self._process.send_signal(number)
+  def stop(self, number: int) -> None:
+    """Signals the process, and starts no other and no other cell."""
+    with self._lock:
+      self._stopping = True
+      if self._process and self._process.poll() is None:
+        self._process.send_signal(number)
 
   def _run_cell(self, cell: Cell) -> Outcome:
     directory = self._directory_of(cell)
-    directory.mkdir(parents=True, exist_ok=True)
-    if self._process is None or self._process.poll() is not None:
-      self._process = self._spawn()
+    try:
+      directory.mkdir(parents=True, exist_ok=True)
+      with self._lock:
+        if self._stopping:
+          return cell, rundir.STOPPED, None
+        if self._process is None or self._process.poll() is not None:
+          self._process = self._spawn()
+    except OSError as error:
+      return cell, rundir.FAILED, str(error)
     request = {
       "cell_id": cell.cell_id, "directory": str(directory), "config": strict.to_dict(cell.config)
     }  # fmt: skip
@@ -121,6 +134,8 @@ class _Worker(threading.Thread):
       reply = json.loads(answer)
       return cell, reply["state"], reply["error"]
     code = self._process.wait()
+    if self._stopping:
+      return cell, rundir.STOPPED, None
     error = (
       f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited {code}"
     )
@@ -132,5 +147,5 @@ class _Worker(threading.Thread):
     return subprocess.Popen(
       [sys.executable, "-m", "lm_jax.launch.worker"],
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-      env=os.environ | self._slot,
+      env=environment.HUGE_PAGES | os.environ | self._slot,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """`lm-jax train`: one run in this process, with progress."""
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from lm_jax import loop, records, rundir
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
+from lm_jax.launch.study import is_done
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
@@ -16,7 +18,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
   if (workdir / "sweep.json").exists():
     raise ConfigError(f"--workdir={workdir}: holds a sweep; choose another workdir")
   cell = Cell(cell_id(config), config, {})
-  stop = loop.stop_on_signals()
+  was_done = is_done(workdir)
+  stop = loop.stop_on_signals(announce=_announce)
   try:
     with _shown(cell, workdir, quiet):
       loop.train(config, workdir, stop=stop)
@@ -28,8 +31,15 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
   except loop.Stopped as stopped:
     print(f"lm-jax: {stopped}; the same command goes on from there", file=sys.stderr)
     return 128 + stopped.signal_number
+  if was_done:
+    print("it is done, nothing to train", file=sys.stderr)
   print(scores_text(workdir))
   return 0
+
+
+def _announce() -> None:
+  # Not print: a handler may interrupt one.
+  os.write(2, b"stopping when the steps under way are done and saved; Ctrl-C again stops at once\n")
 
 
 def scores_text(workdir: Path) -> str:

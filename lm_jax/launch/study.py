@@ -8,11 +8,11 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_jax import records, rundir, scaling
+from lm_jax.config import cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
 from lm_jax.rundir import RunDir
@@ -33,7 +33,14 @@ def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False)
   # Longest first: the last cells to finish are then short ones, and no worker idles for long.
   missing.sort(key=lambda cell: -scaling.train_flops(cell.config))
   with Progress(sweep.cells, lambda cell: cell_dir(workdir, cell), quiet=quiet) as progress:
-    return launcher(missing, lambda cell: cell_dir(workdir, cell), progress.update)
+    outcomes = launcher(missing, lambda cell: cell_dir(workdir, cell), progress.update)
+  # What was in other hands may be done by now.
+  return [
+    (cell, rundir.DONE, None)
+    if state == rundir.BUSY and is_done(cell_dir(workdir, cell))
+    else (cell, state, error)
+    for cell, state, error in outcomes
+  ]
 
 
 def cell_dir(workdir: Path, cell: Cell) -> Path:
@@ -47,6 +54,8 @@ def is_done(directory: Path) -> bool:
 
 def write_sweep(sweep: Sweep, workdir: Path) -> None:
   """Writes sweep.json. Cells of an earlier form of the sweep stay listed, since their results stand."""
+  if (workdir / "config.json").exists():
+    raise ConfigError(f"--workdir={workdir}: holds a single run; choose another workdir")
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / "sweep.json"
   cells = {cell.cell_id: cell.summary() for cell in sweep.cells}
@@ -67,24 +76,26 @@ def versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[tuple[Cell, str]]:
-  return [(cell, error or state) for cell, state, error in outcomes if state == rundir.FAILED]
-
-
 def statuses(workdir: Path) -> list[dict[str, Any]]:
-  """Returns every cell of a workdir with its status: the row of sweep.json, and "status" (or None)."""
-  path = Path(workdir) / "sweep.json"
-  if not path.is_file():
-    raise ConfigError(f"--workdir={workdir}: no sweep.json there")
-  listed = json.loads(path.read_text())["cells"]
-  rows = []
-  for cell in listed:
-    run = RunDir(Path(workdir) / "cells" / cell["cell_id"])
+  """Returns every cell of a sweep, or a single run, with its status: its summary, and "status" (or None)."""
+  if (workdir / "sweep.json").is_file():
+    listed = json.loads((workdir / "sweep.json").read_text())["cells"]
+    return [cell | {"status": _status(workdir / "cells" / cell["cell_id"])} for cell in listed]
+  if (workdir / "config.json").is_file():
+    config = rundir.from_json(workdir / "config.json")
+    return [Cell(cell_id(config), config, {}).summary() | {"status": _status(workdir)}]
+  raise ConfigError(f"--workdir={workdir}: holds neither a sweep nor a run")
+
+
+def _status(directory: Path) -> dict[str, Any] | None:
+  run = RunDir(directory)
+  status = run.status()
+  if status and status["state"] == rundir.RUNNING and not run.is_claimed():
+    # Its process ended since, with or without a word.
     status = run.status()
-    if status and status["state"] == rundir.RUNNING and not run.is_claimed():
-      status |= {"state": rundir.STOPPED}  # its process died without a word
-    rows.append(cell | {"status": status})
-  return rows
+    if status["state"] == rundir.RUNNING:
+      status |= {"state": rundir.STOPPED}
+  return status
 
 
 def show_status(workdir: Path, *, watch: bool, as_json: bool) -> int:
@@ -92,7 +103,7 @@ def show_status(workdir: Path, *, watch: bool, as_json: bool) -> int:
   while True:
     cells = statuses(workdir)
     if as_json:
-      print(json.dumps(cells))
+      print(json.dumps({"cells": cells}))
     else:
       print("\n".join(status_line(cell) for cell in cells))
     waiting = [c for c in cells if c["status"] is None or c["status"]["state"] != rundir.DONE]

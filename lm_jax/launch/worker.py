@@ -4,8 +4,10 @@ One process runs many cells, so that imports are paid once. End of input, or SIG
 stop; so does the death of its parent, which closes the pipe.
 """
 
+import contextlib
 import json
 import os
+import queue
 import sys
 import threading
 import traceback
@@ -17,28 +19,26 @@ from lm_jax import environment
 def main() -> None:
   if core := os.environ.get("LM_JAX_WORKER_CORE"):
     environment.pin_to_core(int(core))
-  # Nothing but answers may reach the real stdout.
-  answers, sys.stdout = sys.stdout, sys.stderr
+  # Nothing but answers may reach the real stdout, whether written in Python or below it.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
 
   from lm_jax import loop
 
   environment.enable_compilation_cache()
   stop = loop.stop_on_signals()
-  lines = _read_lines(stop)
-  for line in lines:
+  for line in _read_lines(stop):
     request = json.loads(line)
     state, error = _run(request, stop)
-    print(
-      json.dumps({"cell_id": request["cell_id"], "state": state, "error": error}), file=answers, flush=True
-    )
+    with contextlib.suppress(BrokenPipeError):  # the parent died
+      answers.write(json.dumps({"cell_id": request["cell_id"], "state": state, "error": error}) + "\n")
+      answers.flush()
     if stop.is_set():
       break
 
 
 def _read_lines(stop: threading.Event):
   """Yields lines of stdin; a thread reads them, so that the end of input stops a running cell."""
-  import queue
-
   lines: queue.Queue[str | None] = queue.Queue()
 
   def read() -> None:
@@ -61,11 +61,15 @@ def _run(request: dict, stop: threading.Event) -> tuple[str, str | None]:
     return rundir.DONE, None
   except loop.Stopped:
     return rundir.STOPPED, None
-  except (loop.Diverged, rundir.Busy, config.ConfigError) as error:
+  except rundir.Busy as error:
+    return rundir.BUSY, str(error)
+  except loop.Diverged as error:
     return rundir.FAILED, str(error)
   except Exception as error:
-    (directory / "error.txt").write_text(traceback.format_exc())
-    message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
+    message = str(error)
+    if not isinstance(error, config.ConfigError):
+      (directory / "error.txt").write_text(traceback.format_exc())
+      message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
     rundir.RunDir(directory).write_status(rundir.FAILED, error=message)
     return rundir.FAILED, message
 
