@@ -2,7 +2,8 @@
 
 A run killed at any moment and started again ends with the same bits as one never stopped: batches are
 functions of (seed, step), dispatches of any length run one compiled loop body, and a checkpoint knows
-how many bytes of the records belong to it.
+how many bytes of the records belong to it. (On one kind of device with one number of cores: matrix
+products split over threads round differently in the last bit. Workers of a sweep have one core each.)
 """
 
 import collections
@@ -10,7 +11,6 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,8 @@ def train(config: Config, directory: Path, *, stop: Stop | None = None) -> None:
       checkpoints.close()
 
 
-def stop_on_signals(announce: Callable[[], None] = lambda: None) -> Stop:
-  """Returns a stop that SIGTERM and the first Ctrl-C set; the second Ctrl-C interrupts at once.
-
-  Args:
-    announce: called in the handler.
-  """
+def stop_on_signals() -> Stop:
+  """Returns a stop that SIGTERM and the first Ctrl-C set; the second Ctrl-C interrupts at once."""
   event = Stop()
 
   def handle(number: int, _: Any) -> None:
@@ -87,7 +83,6 @@ def stop_on_signals(announce: Callable[[], None] = lambda: None) -> Stop:
     event.set()
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-    announce()
 
   signal.signal(signal.SIGTERM, handle)
   signal.signal(signal.SIGINT, handle)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lm_jax import layers
 from lm_jax.config import ModelConfig
@@ -87,9 +87,9 @@ class Transformer(nn.Module):
     return scan(layers.Block(c, name="blocks"), x_MD, None)[0]
 
 
-def take_positions(x_BTD: Float[Array, "B T D"], positions: tuple[int, ...]) -> Float[Array, "B P D"]:
+def take_positions(x_BT: Shaped[Array, "B T ..."], positions: tuple[int, ...]) -> Shaped[Array, "B P ..."]:
   """Returns x at static positions: a strided slice where they are evenly spaced (cheaper than a gather)."""
   strides = set(np.diff(positions))
   if len(positions) > 1 and len(strides) == 1 and (stride := int(strides.pop())) > 0:
-    return x_BTD[:, positions[0] : positions[-1] + 1 : stride]
-  return x_BTD[:, np.array(positions)]
+    return x_BT[:, positions[0] : positions[-1] + 1 : stride]
+  return x_BT[:, np.array(positions)]

@@ -298,3 +298,12 @@ def test_output_cut_short_is_no_error(here):
     process.stdout.close()
     assert process.stderr.read() == ""
   assert process.returncode == 128 + 13
+
+
+def test_bench_as_json(here, capsys):
+  code, out, err = call(capsys, "bench", "--config=run.py", "--steps=3", "--json")
+  assert (code, err, out.count("\n")) == (0, "", 1)
+  result = json.loads(out)
+  wanted = ("tokens_per_second", "step_ms", "compile_s", "flops_per_second", "peak_memory_bytes")
+  assert all(result[name] > 0 for name in wanted)
+  assert result["tokens_per_second"] * result["step_ms"] / 1e3 == pytest.approx(8 * 11)

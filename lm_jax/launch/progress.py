@@ -40,7 +40,7 @@ class Progress:
     self._started = time.time()
     self._next_plain = 0.0
     self._seen: dict[str, str] = {}
-    self._before: float | None = None
+    self._mark: tuple[float, float] | None = None  # time and work done when progress began
 
   def __enter__(self) -> "Progress":
     if self._animated:
@@ -86,6 +86,8 @@ class Progress:
     table = Table(title=self._summary(rows), title_justify="left", box=None, pad_edge=False)
     for name in ("cell", "size", "seed", "state", "step", "loss", "tokens/s", "left"):
       table.add_column(name, justify="left" if name in ("cell", "size", "state") else "right")
+    if len(rows) > self._console.height - 4:
+      rows = [(cell, s) for cell, s in rows if s and s["state"] != rundir.DONE]
     for cell, status in rows:
       s = status or {}
       table.add_row(
@@ -98,7 +100,8 @@ class Progress:
 
   def _summary(self, rows: Sequence[tuple[Cell, dict | None]]) -> str:
     done = sum(1 for _, status in rows if status and status["state"] == rundir.DONE)
-    return f"{done}/{len(rows)} cells done, about {duration(self._time_left(rows))} left"
+    left = self._time_left(rows)
+    return f"{done}/{len(rows)} cells done" + (f", about {duration(left)} left" if left is not None else "")
 
   def _time_left(self, rows: Sequence[tuple[Cell, dict | None]]) -> float | None:
     """Estimates from the speed so far of this launch, in FLOPs weighted as `plan` weights them."""
@@ -108,11 +111,12 @@ class Progress:
       for _, s in rows
     ]
     total = sum(e * share for e, share in zip(expected, shares, strict=True))
-    # Work done before this launch tells nothing about its speed.
-    self._before = total if self._before is None else self._before
-    done, left = total - self._before, sum(expected) - total
-    elapsed = time.time() - self._started
-    return elapsed * left / done if done > 0 and elapsed > 1 else None
+    now, left = time.time(), sum(expected) - total
+    if self._mark is None or total <= self._mark[1]:
+      # Neither work done before this launch nor the first compilation tells anything about its speed.
+      self._mark = now, total
+    elapsed, done = now - self._mark[0], total - self._mark[1]
+    return elapsed * left / done if elapsed > 1 else None
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,6 +1,5 @@
 """`lm-jax train`: one run in this process, with progress."""
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -19,9 +18,9 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     raise ConfigError(f"--workdir={workdir}: holds a sweep; choose another workdir")
   cell = Cell(cell_id(config), config, {})
   was_done = is_done(workdir)
-  stop = loop.stop_on_signals(announce=_announce)
+  stop = loop.stop_on_signals()
   try:
-    with _shown(cell, workdir, quiet):
+    with _shown(cell, workdir, stop, quiet):
       loop.train(config, workdir, stop=stop)
   except rundir.Busy as error:
     raise ConfigError(f"--workdir={error}") from None
@@ -35,11 +34,6 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     print("it is done, nothing to train", file=sys.stderr)
   print(scores_text(workdir))
   return 0
-
-
-def _announce() -> None:
-  # Not print: a handler may interrupt one.
-  os.write(2, b"stopping when the steps under way are done and saved; Ctrl-C again stops at once\n")
 
 
 def scores_text(workdir: Path) -> str:
@@ -62,14 +56,19 @@ def scores_text(workdir: Path) -> str:
 class _shown:
   """Shows progress from a thread of its own while the run has the main one."""
 
-  def __init__(self, cell: Cell, workdir: Path, quiet: bool):
+  def __init__(self, cell: Cell, workdir: Path, stop: loop.Stop, quiet: bool):
+    self._stop = stop
     self._progress = Progress([cell], lambda _: workdir, quiet=quiet)
     self._over = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
 
   def _watch(self) -> None:
+    announced = False
     while not self._over.wait(0.25):
       self._progress.update()
+      if self._stop.is_set() and not announced:
+        announced = True
+        print("stopping: it saves first; Ctrl-C again stops it at once", file=sys.stderr)
 
   def __enter__(self) -> None:
     self._progress.__enter__()
