@@ -3,10 +3,10 @@
     lm-jax sweep --config=configs/sweeps/quickstart.py --workdir=runs/quickstart        1 seed
     lm-jax sweep --config=configs/sweeps/quickstart.py:seeds=3 --workdir=runs/quickstart
 
-Rule induction: each sequence hides which of two attributes decides the label, and how. Cost: about 3
-minutes on 2 cores a seed. Expected few-shot accuracy (last four shots, chance .25): chance-like at
+Rule induction: each sequence hides which of two attributes decides the label, and how. Cost: under 2
+minutes on 2 cores a seed. Expected few-shot accuracy (last four shots, chance .25; seed 0): .38 at
 d=8, a plateau near .63 at d=32 (one attribute learnt), above .80 at d=64; one layer instead of two
-(the depth control) stays below .45 at any width.
+(the depth control) stays below .45. Other seeds: experiments/001_quickstart.
 """
 
 import ml_collections
