@@ -319,7 +319,9 @@ def resolve(config: Config) -> Config:
     head_dim=m.d_model // m.num_heads if m.head_dim is None else m.head_dim,
     d_ff=_default_d_ff(m) if m.d_ff is None else m.d_ff,
   )
-  resolved = dataclasses.replace(config, model=model)
+  if isinstance(t, AssociativeRecall) and t.layout == "power_law":
+    t = dataclasses.replace(t, length=t.sequence_length)
+  resolved = dataclasses.replace(config, model=model, task=t)
   _check_model(resolved)
   _check_training(resolved)
   return resolved

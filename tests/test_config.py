@@ -293,6 +293,8 @@ def test_identity_does_not_depend_on_labels_runtime_order_or_how_a_size_is_writt
   assert cell_id(strict.to_dict(Config())) == base
   derived = {"vocab_size": 12, "context_length": 35, "head_dim": 32, "num_kv_heads": 2, "d_ff": 256}
   assert cell_id(model=derived) == base
+  spaced = {"name": "associative_recall", "layout": "power_law"}
+  assert cell_id(task=spaced | {"length": 64}) == cell_id(task=spaced)
   for name, value in derived.items():
     assert cell_id(model={name: value}) == base
   assert cell_id(optimizer={"clip_norm": 1}) == base
