@@ -2,7 +2,7 @@
 
     lm-jax train --config=configs/stdlib_bytes.py --workdir=runs/stdlib_bytes
 
-Cost: about 4 minutes on 2 cores. Expected: from 8 bits per byte to below 2.9.
+Cost: under 2 minutes on 2 cores. Expected: from 7.7 to about 2.25 bits per byte (Python 3.11.7's library).
 """
 
 import ml_collections
