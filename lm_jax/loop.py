@@ -29,7 +29,7 @@ _STATUS_EVERY_S = 0.5
 
 
 class Diverged(Exception):
-  """The loss is no longer a number."""
+  """The loss, or its gradient, is no longer a number."""
 
   def __init__(self, message: str, step: int):
     super().__init__(message)
@@ -178,7 +178,7 @@ class _Loop:
 
   def _last_good(self, diverged: int) -> str:
     self.checkpoints.wait()
-    # The loss of a step is of the parameters before it: those saved after `diverged` - 1 are bad already.
+    # Loss and gradient of a step are of the parameters before it: those after `diverged` - 1 are bad already.
     good = [step for step in self.checkpoints.all_steps() if step < diverged - 1]
     return f"step {max(good)} in {self.run.checkpoints}" if good else "none"
 
@@ -192,19 +192,20 @@ class _Loop:
     return n
 
   def _drain(self, keep: int) -> None:
-    """Reads all but the last `keep` dispatches; raises Diverged at the first loss that is no number."""
+    """Reads all but the last `keep` dispatches; raises Diverged at the first number that is none."""
     while len(self.in_flight) > keep:
       before, n, metrics = self.in_flight.popleft()
-      losses = np.asarray(metrics["loss"])[:n]
+      losses, norms = (np.asarray(metrics[name])[:n].tolist() for name in ("loss", "grad_norm"))
       self.speed.read(before + n)
-      for i, loss in enumerate(losses.tolist()):
-        at = before + i + 1
-        if not math.isfinite(loss):
-          raise Diverged(f"loss is {loss} at step {at}", at)
+      for at, (loss, norm) in enumerate(zip(losses, norms, strict=True), before + 1):
+        # A gradient that is no number would only show in the next loss, and there may be none.
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+          if not math.isfinite(value):
+            raise Diverged(f"{name} is {value} at step {at}", at)
         self.unlogged.append(loss)
         if self.logging(at):
           self._log_loss(at)
-      self.loss = float(losses[-1])
+      self.loss = losses[-1]
 
   # --- records --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 
 import jax
@@ -208,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_the_run_each_time(tmp_path):
   done = lm_jax("train", f"--config={write_config(tmp_path / 'run.py', tree)}", f"--workdir={workdir}")
   assert (done.returncode, done.stdout) == (1, "")
   message = done.stderr.splitlines()[-1].removeprefix("lm-jax: ")
-  assert message.startswith("loss is ")
+  assert re.match(r"(loss|gradient norm) is (nan|inf) at step \d+; ", message)
   left = status(workdir)
   assert (left["state"], left["error"]) == (rundir.FAILED, message)
   assert f" at step {left['step']}; last good checkpoint: " in message
