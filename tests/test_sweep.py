@@ -368,7 +368,7 @@ def test_each_cell_has_an_outcome_of_its_own(tmp_path):
   assert done.returncode == 1
   assert f"busy: {busy.cell_id} d16 L1 seed 0: " in done.stderr
   assert "another process is at work on it" in done.stderr
-  assert f"failed: {bad.cell_id} d8 L1 seed 9: loss is " in done.stderr
+  assert f"failed: {bad.cell_id} d8 L1 seed 9: gradient norm is nan at step 2; " in done.stderr
   assert "last good checkpoint: " in done.stderr
   assert held.status() is None
   assert status(study.cell_dir(tmp_path / "w", good))["state"] == rundir.DONE
