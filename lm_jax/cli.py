@@ -276,12 +276,17 @@ def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 
 def _workdir(values: flags.FlagValues) -> Path:
+  """Returns the workdir, made if it was not there."""
   path = Path(values.workdir)
   nearest_there = next(p for p in (path, *path.parents, Path.cwd()) if p.exists())
   if not nearest_there.is_dir():
     raise ConfigError(f"--workdir={path}: {nearest_there} is a file, must be a folder")
   if not os.access(nearest_there, os.W_OK):
     raise ConfigError(f"--workdir={path}: {nearest_there} is not writable")
+  try:  # only trying tells: root may write anywhere, but not on every file system
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f"--workdir={path}: cannot be made ({error.strerror})") from None
   return path
 
 
