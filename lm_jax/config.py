@@ -44,10 +44,20 @@ class ModelConfig:
   parallel_block: bool = False  # attention and MLP read the same normed input (PaLM)
   attention_only: bool = False  # no MLPs (Edelman et al., arXiv:2402.11004)
   causal: bool = True
-  attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
   dropout: float = 0.0
   initializer: Literal["fan_in", "gpt2", "xavier_uniform"] = "fan_in"
+  parametrization: Literal["standard", "mup", "completep"] = "standard"  # see lm_jax/parametrization.py
+  base_d_model: int = 64  # mup, completep: the size at which they are the standard parametrization,
+  base_num_layers: int = 2  # so that a learning rate tuned there serves every other one
+  base_head_dim: int = 32
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters are float32
   scan_layers: bool = False  # compile time flat in depth; slower steps on CPU
+  # How it is computed, never what:
+  remat: Literal["none", "block", "products"] = (
+    "none"  # kept for the backward pass: all, block inputs, products
+  )
+  attention: Literal["auto", "blocks", "cudnn"] = "auto"  # auto: cudnn on a GPU where it can, else blocks
+  attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
 
   def query_blocks(self, length: int) -> list[tuple[int, int, int]]:
     """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length."""
@@ -270,6 +280,23 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """Over which devices one run is spread, and how. The same numbers to float tolerance, so not identity.
+
+  auto is a mesh of all devices, except on a single process's CPU, whose one device uses every core.
+  pmap is data parallelism by jax.pmap. A mesh has three axes: the batch is split over data and fsdp,
+  parameters and optimizer over fsdp (ZeRO-3, arXiv:1910.02054), heads, MLP and vocabulary over tensor
+  (arXiv:1909.08053).
+  """
+
+  kind: Literal["auto", "single", "pmap", "mesh"] = "auto"
+  data: int | None = None  # mesh: what the other axes leave
+  fsdp: int = 1
+  tensor: int = 1
+  num_devices: int | None = None  # the first so many; all
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
   """What changes how a run proceeds and not what it computes; never part of a cell's identity."""
 
@@ -277,6 +304,7 @@ class RuntimeConfig:
   log_every: int = 50
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
+  population: int | None = None  # cells of one shape that a sweep trains as one program; by device; 1: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,12 +312,19 @@ class Config:
   study: str = "untitled"
   family: str = "decoder"  # the line of a curve this run is a point of
   seed: int = 0  # of parameters, training data and dropout
+  data_seed: int | None = None  # of the training data alone; seed
   task: TaskConfig = RuleInduction()
   model: ModelConfig = ModelConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   train: TrainConfig = TrainConfig()
   eval: EvalConfig = EvalConfig()
+  parallel: ParallelConfig = ParallelConfig()
   runtime: RuntimeConfig = RuntimeConfig()
+
+
+# Fields that change how a run's numbers are computed, or what they are called: no part of its identity.
+NEUTRAL = ("study", "family", "parallel", "runtime")
+NEUTRAL_OF_MODEL = ("remat", "attention", "attention_block")
 
 
 def _default_d_ff(model: ModelConfig) -> int:
@@ -378,7 +413,7 @@ def _check_model(c: Config) -> None:
   _require_positive(
     m, path,
     ("vocab_size", "context_length", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_epsilon",
-     "attention_block"),
+     "attention_block", "base_d_model", "base_num_layers", "base_head_dim"),
   )  # fmt: skip
   _require(m.num_heads % m.num_kv_heads == 0, f"{path}.num_kv_heads", m.num_kv_heads,
            f"a divisor of num_heads={m.num_heads}")  # fmt: skip
@@ -400,7 +435,9 @@ def _check_model(c: Config) -> None:
 def _check_training(c: Config) -> None:
   o, tr, ev, rt = c.optimizer, c.train, c.eval, c.runtime
   # Keys of jax.random come from 32 bits: 2**32 would be another name for seed 0.
-  _require(0 <= c.seed < 2**32, "config.seed", c.seed, "in [0, 2**32)")
+  for name in ("seed", "data_seed"):
+    value = getattr(c, name)
+    _require(value is None or 0 <= value < 2**32, f"config.{name}", value, "in [0, 2**32)")
   _require_positive(o, "config.optimizer", ("learning_rate", "epsilon", "clip_norm"))
   for name in ("beta1", "beta2"):
     _require(0 <= getattr(o, name) < 1, f"config.optimizer.{name}", getattr(o, name), "in [0, 1)")
@@ -418,8 +455,23 @@ def _check_training(c: Config) -> None:
            "config.eval.batch_size", ev.batch_size,
            f"a divisor of num_examples={ev.num_examples}, so that no example is dropped")  # fmt: skip
   _require_positive(
-    rt, "config.runtime", ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints")
-  )
+    rt, "config.runtime",
+    ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints", "population"),
+  )  # fmt: skip
+  _check_parallel(c)
+
+
+def _check_parallel(c: Config) -> None:
+  """Checks what can be known without the devices; `parallel.py` checks the rest."""
+  p, m, path = c.parallel, c.model, "config.parallel"
+  _require_positive(p, path, ("data", "fsdp", "tensor", "num_devices"))
+  for name in ("data", "fsdp", "tensor"):
+    value = getattr(p, name)
+    _require(p.kind in ("auto", "mesh") or value in (None, 1), f"{path}.{name}", value,
+             f"1 for kind={p.kind}; an axis of a mesh needs kind=mesh")  # fmt: skip
+  for name, size in (("num_heads", m.num_heads), ("num_kv_heads", m.num_kv_heads), ("d_ff", m.d_ff)):
+    _require(size % p.tensor == 0, f"{path}.tensor", p.tensor, f"a divisor of model.{name}={size}")
+  _require(m.d_model % p.fsdp == 0, f"{path}.fsdp", p.fsdp, f"a divisor of model.d_model={m.d_model}")
 
 
 def from_mapping(mapping: Any) -> Config:
@@ -433,8 +485,12 @@ def semantic_dict(config: Config) -> dict[str, Any]:
   Only differences are kept, so that a field added later with a neutral default leaves old
   identities alone.
   """
-  neutral = dataclasses.replace(config, study=Config.study, family=Config.family, runtime=RuntimeConfig())
-  return {"semantics": SEMANTICS, **strict.differing(neutral, Config())}
+  model = dataclasses.replace(config.model, **{name: getattr(ModelConfig, name) for name in NEUTRAL_OF_MODEL})
+  neutral = {name: getattr(Config, name) for name in NEUTRAL}
+  if model.dropout == 0:  # with it, each part of an accumulated batch draws its own masks
+    neutral["train"] = dataclasses.replace(config.train, grad_accum_steps=TrainConfig.grad_accum_steps)
+  plain = dataclasses.replace(config, model=model, **neutral)
+  return {"semantics": SEMANTICS, **strict.differing(plain, Config())}
 
 
 def cell_id(config: Config) -> str:

@@ -52,7 +52,7 @@ SWEEP = "sweep --config=sweep.py --workdir=w"
     # names
     ("--config.model.num_layer=4", "config.model.num_layer: no such field; did you mean 'num_layers'?"),
     ("--config.modle.num_layers=4", "config.modle: no such field; did you mean 'model'?"),
-    ("--config.zzz=4", "config.zzz: no such field; allowed: study, family, seed, task, model"),
+    ("--config.zzz=4", "config.zzz: no such field; allowed: study, family, seed, data_seed, task, model"),
     ("--config.model.d_model.x=4", "config.model.d_model is an integer and has no fields"),
     ("--config.model=big", "config.model='big': is a group of fields"),
     ("--config.task.name=rule_inductoin", "config.task.name='rule_inductoin'|did you mean 'rule_induction'?"),

@@ -288,6 +288,7 @@ def test_the_identity_of_the_default_config_does_not_move():
 def test_identity_does_not_depend_on_labels_runtime_order_or_how_a_size_is_written():
   base = cell_id()
   runtime = {"steps_per_dispatch": 7, "log_every": 3, "checkpoint_every": 5, "keep_checkpoints": 9}
+  runtime["population"] = 4
   assert set(runtime) == {f.name for f in dataclasses.fields(configs.RuntimeConfig)}
   assert cell_id(study="other", family="other", runtime=runtime) == base
   assert cell_id(strict.to_dict(Config())) == base
@@ -297,6 +298,13 @@ def test_identity_does_not_depend_on_labels_runtime_order_or_how_a_size_is_writt
   assert cell_id(task=spaced | {"length": 64}) == cell_id(task=spaced)
   for name, value in derived.items():
     assert cell_id(model={name: value}) == base
+  how = {"remat": "block", "attention": "blocks", "attention_block": 16}
+  assert set(how) == set(configs.NEUTRAL_OF_MODEL)
+  assert cell_id(model=how, parallel={"kind": "mesh", "fsdp": 2}) == base
+  # With dropout every part of an accumulated batch draws its own masks.
+  assert cell_id(train={"grad_accum_steps": 2}) == base
+  dropped = {"dropout": 0.5}
+  assert cell_id(train={"grad_accum_steps": 2}, model=dropped) != cell_id(model=dropped)
   assert cell_id(optimizer={"clip_norm": 1}) == base
   assert cell_id({"seed": 1, "train": {"num_steps": 500, "batch_size": 8}}) == cell_id(
     {"train": {"batch_size": 8, "num_steps": 500}, "seed": 1}
@@ -311,7 +319,7 @@ OTHER = {
   "model.vocab_size": 13, "model.context_length": 36, "model.num_heads": 4, "model.num_kv_heads": 1,
   "model.head_dim": 16, "model.d_ff": 100, "model.dropout": 0.5, "model.positions": "none",
   "model.norm_position": "post", "optimizer.final_fraction": 0.5, "optimizer.beta1": 0.5,
-  "optimizer.beta2": 0.5, "optimizer.decay_fraction": 0.5, "train.grad_accum_steps": 2,
+  "optimizer.beta2": 0.5, "optimizer.decay_fraction": 0.5,
   "eval.batch_size": 128, "rule_induction.holdout": 0.25, "rule_induction.num_values": 2,
   "associative_recall.length": 100, "noisy_majority.max_signal": 0.5,
 }  # fmt: skip
@@ -330,6 +338,7 @@ def another(path: str, value, annotation):
 def semantic_fields():
   """Yields (name, tree that sets one field differently, tree it differs from) for all fields that count."""
   yield "seed", {"seed": 1}, {}
+  yield "data_seed", {"data_seed": 1}, {}
   groups = {group: ({}, getattr(Config(), group)) for group in ("model", "optimizer", "train", "eval")}
   for task in configs.TaskConfig.__args__:
     # The power-law layout, since the other one forbids two fields.
@@ -338,7 +347,8 @@ def semantic_fields():
   for group, (base, default) in groups.items():
     key = group if hasattr(Config, group) else "task"
     for name, annotation in strict.field_types(type(default)).items():
-      if key != "task" or name != "name":
+      neutral = (group == "model" and name in configs.NEUTRAL_OF_MODEL) or name == "grad_accum_steps"
+      if (key != "task" or name != "name") and not neutral:
         value = another(f"{group}.{name}", getattr(default, name), annotation)
         yield f"{group}.{name}", {key: base | {name: value}}, {key: base}
 
