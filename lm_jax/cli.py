@@ -117,6 +117,11 @@ _FLAGS: dict[str, tuple[Callable, str, object]] = {
   "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
   "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
   "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
+  "coordinator": (
+    flags.DEFINE_string, "HOST:PORT of the first of several processes, or auto (Slurm, TPU pod, MPI)", None,
+  ),
+  "num_processes": (flags.DEFINE_integer, "processes that train this run together", None),
+  "process_id": (flags.DEFINE_integer, "which of them this is, from 0", None),
   "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
   "quiet": (flags.DEFINE_boolean, "no progress", False),
   "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
@@ -208,10 +213,15 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   config = _load_run(values, overrides, "train")
+  from lm_jax import hosts
   from lm_jax.launch import single
 
   environment.enable_compilation_cache()
-  return single.train(config, _workdir(values), quiet=values.quiet)
+  if values.coordinator is not None:
+    hosts.join(values.coordinator, values.num_processes, values.process_id)
+  elif values.num_processes is not None or values.process_id is not None:
+    raise ConfigError("--num_processes, --process_id: need --coordinator=HOST:PORT")
+  return single.train(config, _workdir(values), quiet=values.quiet or not hosts.is_first())
 
 
 def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
@@ -305,7 +315,8 @@ COMMANDS = {
     ("config", "workers", "flops_per_second", "json"), _CONFIG, takes_config=True,
   ),
   "train": Command(
-    train, "train one config", ("config", "workdir", "quiet"), _CONFIG + _WORKDIR, takes_config=True
+    train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),
+    _CONFIG + _WORKDIR, takes_config=True,
   ),
   "sweep": Command(
     sweep, "train what is missing of a family, then report",

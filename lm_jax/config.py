@@ -496,3 +496,15 @@ def semantic_dict(config: Config) -> dict[str, Any]:
 def cell_id(config: Config) -> str:
   """Returns the content address of a resolved config: the same numbers, the same id, on any machine."""
   return strict.digest(semantic_dict(config))
+
+
+def shape(config: Config) -> Config:
+  """Returns the config without what is data to its program: equal ones can train as one population.
+
+  Data are the seeds, learning rate, weight decay and warmup; labels are no part of a program either.
+  """
+  data = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0}
+  optimizer = dataclasses.replace(config.optimizer, **data)
+  return dataclasses.replace(
+    config, study=Config.study, family=Config.family, seed=0, data_seed=None, optimizer=optimizer
+  )

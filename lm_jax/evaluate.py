@@ -13,6 +13,8 @@ from lm_jax import environment, metrics, strict
 from lm_jax.config import Config
 from lm_jax.data.evaluation_sets import materialize
 from lm_jax.model import Transformer, take_positions
+from lm_jax.parallel import Engine
+from lm_jax.state import TrainState
 from lm_jax.tasks.base import Batch, Task
 
 WINDOW = "window"  # prompt_id of the summary over a task's last shots
@@ -45,27 +47,38 @@ def evaluation_batch(config: Config, task: Task) -> Batch:
   return Batch(**materialize(name, draw, environment.cache_dir() / "evaluation_sets"))
 
 
-def make_evaluator(config: Config, task: Task) -> Callable[[Any], list[Score]]:
-  """Returns evaluate(params) -> scores."""
-  batch = evaluation_batch(config, task)
-  positions = config.task.label_positions
-  score_tokens = _make_score_tokens(config, task)
-  size = min(config.eval.batch_size, config.eval.num_examples)
-  batches = jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, size, *x.shape[1:])), batch)
-  counted = batch.weights[:, positions] > 0
+class Evaluator:
+  """Scores the members of an engine's state (parallel.py) on the fixed set of their task."""
 
-  def evaluate(params: Any) -> list[Score]:
-    scores = jax.device_get(score_tokens(params, batches))
-    # A position that does not count is missing, and stays so through every mean.
-    per_token = {
-      name: np.where(counted, value.reshape(counted.shape), np.nan) for name, value in scores.items()
-    }
-    return aggregate(per_token, task)
+  def __init__(self, config: Config, task: Task, engine: Engine):
+    batch = evaluation_batch(config, task)
+    self._task, self._engine = task, engine
+    self._counted = batch.weights[:, config.task.label_positions] > 0
+    size = min(config.eval.batch_size, config.eval.num_examples)
+    self._batches = engine.put_batches(
+      jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
+    )  # fmt: skip
+    score_batch = _make_score_batch(config, task)
 
-  return evaluate
+    def score_tokens(s: TrainState, batches: Batch) -> dict[str, jax.Array]:
+      return jax.lax.map(lambda batch: score_batch(s.params, batch), batches)
+
+    self._score_tokens = engine.program(score_tokens)
+
+  def __call__(self, s: TrainState) -> list[list[Score]]:
+    """Returns the scores of every member."""
+    scores = self._engine.by_member(self._score_tokens(s, self._batches))
+    return [
+      # A position that does not count is missing, and stays so through every mean.
+      aggregate({
+        name: np.where(self._counted, value[member].reshape(self._counted.shape), np.nan)
+        for name, value in scores.items()
+      }, self._task)
+      for member in range(self._engine.num_members)
+    ]  # fmt: skip
 
 
-def _make_score_tokens(config: Config, task: Task) -> Callable:
+def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict[str, jax.Array]]:
   model, positions = Transformer(config.model), config.task.label_positions
 
   def score_batch(params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -78,11 +91,7 @@ def _make_score_tokens(config: Config, task: Task) -> Callable:
       scores["baseline_kl"] = metrics.kl(bayes, jnp.log(baseline))
     return scores
 
-  @jax.jit
-  def score_tokens(params: Any, batches: Batch) -> dict[str, jax.Array]:
-    return jax.lax.map(lambda batch: score_batch(params, batch), batches)
-
-  return score_tokens
+  return score_batch
 
 
 def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax import kernels
+from lm_jax import kernels, sharding
 from lm_jax.config import ModelConfig
 
 # --- initialization ---------------------------------------------------------------------------
@@ -89,8 +89,17 @@ class Weights(nn.Module):
     return kernel, bias
 
 
-def linear(x_MD: Float[Array, "M D"], *weights: tuple[Array, Array | None]) -> list[Float[Array, "M F"]]:
-  """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones."""
+def linear(
+  x_MD: Float[Array, "M D"], *weights: tuple[Array, Array | None], axis: str = sharding.EMBED
+) -> list[Float[Array, "M F"]]:
+  """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones.
+
+  Args:
+    axis: logical name of the outputs' last axis. Where devices split it the products stay apart, since
+      columns of matrices set side by side would be on the wrong devices.
+  """
+  if len(weights) > 1 and sharding.is_split(axis):
+    return [y for one in weights for y in linear(x_MD, one, axis=axis)]
   matrices = [matrix for matrix, _ in weights]
   y_MF = kernels.project(x_MD, matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1))
   ends = np.cumsum([matrix.shape[1] for matrix in matrices])
@@ -129,14 +138,20 @@ class Attention(nn.Module):
       return Weights(heads * c.head_dim, c.use_bias, kernel_init(c), name=name)(c.d_model)
 
     projected = linear(
-      x_MD, weights("query", c.num_heads), weights("key", c.num_kv_heads), weights("value", c.num_kv_heads)
+      x_MD, weights("query", c.num_heads), weights("key", c.num_kv_heads), weights("value", c.num_kv_heads),
+      axis=sharding.HEADS,
+    )  # fmt: skip
+    q, k, v = (
+      sharding.constrain(y.reshape(batch, T, -1, c.head_dim), sharding.BATCH, None, sharding.HEADS, None)
+      for y in projected
     )
-    q, k, v = (y.reshape(batch, T, -1, c.head_dim) for y in projected)
     if c.positions == "rope":
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     out = kernels.attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
-    out_MX = out.reshape(batch * T, c.num_heads * c.head_dim)
+    out_MX = sharding.constrain(
+      out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS
+    )
     out_weights = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="out")
     return linear(out_MX, out_weights(out_MX.shape[1]))[0]
 
@@ -154,10 +169,11 @@ class Mlp(nn.Module):
       return Weights(c.d_ff, c.use_bias, kernel_init(c), name=name)(c.d_model)
 
     if c.activation == "swiglu":
-      gate_MF, up_MF = linear(x_MD, up("gate"), up("up"))
+      gate_MF, up_MF = linear(x_MD, up("gate"), up("up"), axis=sharding.MLP)
       h_MF = jax.nn.silu(gate_MF) * up_MF
     else:
       h_MF = {"relu": jax.nn.relu, "gelu": kernels.gelu}[c.activation](linear(x_MD, up("up"))[0])
+    h_MF = sharding.constrain(h_MF, sharding.BATCH, sharding.MLP)
     down = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="down")
     return linear(h_MF, down(c.d_ff))[0]
 
@@ -203,7 +219,8 @@ class Embedding(nn.Module):
     self.table = self.param("table", embedding_init(self.config), (self.num_rows, self.config.d_model))
 
   def __call__(self, tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
-    return self.table[tokens_M]
+    # Gathered over fsdp as a whole: rows whose columns lie on several devices would have to move after.
+    return sharding.constrain(self.table, sharding.VOCAB, None)[tokens_M]
 
   def attend(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M V"]:
     return kernels.project(x_MD, self.table.T)

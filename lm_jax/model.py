@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from lm_jax import layers
+from lm_jax import layers, sharding
 from lm_jax.config import ModelConfig
 
 
@@ -72,10 +72,12 @@ class Transformer(nn.Module):
     c = self.config
     if not c.scan_layers:
       for layer in range(c.num_layers):
+        x_MD = sharding.constrain(x_MD, sharding.BATCH, None)
         x_MD = layers.Block(c, name=f"block_{layer}")(x_MD, B, padding_BT, deterministic)
-      return x_MD
+      return sharding.constrain(x_MD, sharding.BATCH, None)
 
     def body(block: layers.Block, x_MD: Array, _: None) -> tuple[Array, None]:
+      x_MD = sharding.constrain(x_MD, sharding.BATCH, None)
       return block(x_MD, B, padding_BT, deterministic), None
 
     scan = nn.scan(

@@ -20,7 +20,8 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: int32 [], updates done.
     params, opt_state: float32 trees.
-    key: uint32 [2], the run's seed; every random number is a function of it and the step.
+    key: uint32 [2], the run's seed; every random number is a function of it and the step, but for
+    data_key: uint32 [2], the seed of the training data.
     hyperparams: float32 scalars (learning rate, weight decay, ...), data to the compiled program.
   """
 
@@ -28,6 +29,7 @@ class TrainState(struct.PyTreeNode):
   params: Any
   opt_state: Any
   key: jax.Array
+  data_key: jax.Array
   hyperparams: optimizer.Hyperparams
 
 
@@ -36,15 +38,22 @@ def stream(key: jax.Array, name: int, step: jax.Array | int = 0) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), name), step)
 
 
+def seeds(config: Config) -> tuple[jax.Array, jax.Array]:
+  """Returns the keys of a run and of its data, uint32 [2] each."""
+  data_seed = config.seed if config.data_seed is None else config.data_seed
+  return tuple(jax.random.key_data(jax.random.key(seed)) for seed in (config.seed, data_seed))
+
+
 def init_state(config: Config) -> TrainState:
-  """Returns the state before the first step; jit-able, a pure function of the config's seed."""
-  key = jax.random.key_data(jax.random.key(config.seed))
-  return init_from_key(config, key, optimizer.hyperparams(config))
+  """Returns the state before the first step; jit-able, a pure function of the config's seeds."""
+  return init_from_seeds(config, *seeds(config), optimizer.hyperparams(config))
 
 
-def init_from_key(config: Config, key: jax.Array, hyperparams: optimizer.Hyperparams) -> TrainState:
-  """`init_state` with the seed and hyperparameters as arrays, so that cells of one shape share a program."""
+def init_from_seeds(
+  config: Config, key: jax.Array, data_key: jax.Array, hyperparams: optimizer.Hyperparams
+) -> TrainState:
+  """`init_state` with seeds and hyperparameters as arrays, so that cells of one shape share a program."""
   tokens = jnp.zeros((1, config.model.context_length), jnp.int32)
   params = Transformer(config.model).init(stream(key, PARAMS), tokens)["params"]
   tx = optimizer.make_optimizer(config.optimizer, hyperparams["learning_rate"], hyperparams["weight_decay"])
-  return TrainState(jnp.int32(0), params, tx.init(params), key, hyperparams)
+  return TrainState(jnp.int32(0), params, tx.init(params), key, data_key, hyperparams)

@@ -1,5 +1,6 @@
 """One training step, and many of them in one dispatch. Pure functions; devices are added elsewhere."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +8,32 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm_jax import objectives, optimizer, state
+from lm_jax import objectives, optimizer, sharding, state
 from lm_jax.config import Config, loss_positions
 from lm_jax.model import Transformer, take_positions
 from lm_jax.state import TrainState
 from lm_jax.tasks.base import Batch, Task
 
 Metrics = dict[str, jax.Array]  # float32 scalars
+
+
+def _whole(value: Any) -> Any:
+  return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """What of a step falls to one device, where the program is one device's; by default all of it.
+
+  Attributes:
+    own: takes this device's sequences out of the batch.
+    reduce: adds (loss sum, count, gradients) up over the devices; called once a step.
+    own_key: makes a random key this device's own.
+  """
+
+  own: Callable[[Batch], Batch] = _whole
+  reduce: Callable[[Any], Any] = _whole
+  own_key: Callable[[jax.Array], jax.Array] = _whole
 
 
 def make_loss(config: Config) -> Callable:
@@ -32,7 +52,9 @@ def make_loss(config: Config) -> Callable:
   return loss
 
 
-def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(
+  config: Config, share: Share = Share()
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the pure step (state, batch) -> (state, metrics).
 
   Metrics: loss (nats a counted token), grad_norm (before clipping), learning_rate.
@@ -49,12 +71,15 @@ def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[Train
       (total, count), grads = grad(params, *part)
       return jax.tree.map(jnp.add, carry, (total, count, grads)), None
 
-    parts = jax.tree.map(lambda x: x.reshape(splits, x.shape[0] // splits, *x.shape[1:]), batch)
+    # Every splits-th sequence, so that a batch split over devices stays where it is.
+    parts = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), batch)
+    parts = jax.tree.map(lambda x: sharding.constrain(x, None, sharding.BATCH, None), parts)
     zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     return jax.lax.scan(add, zeros, (parts, jax.random.split(key, splits)))[0]
 
   def train_step(s: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    total, count, grads = accumulate(s.params, batch, state.stream(s.key, state.DROPOUT, s.step))
+    dropout_key = share.own_key(state.stream(s.key, state.DROPOUT, s.step))
+    total, count, grads = share.reduce(accumulate(s.params, batch, dropout_key))
     count = jnp.maximum(count, 1)
     grads = jax.tree.map(lambda g: g / count, grads)
     rate = optimizer.learning_rate(config.optimizer, s.hyperparams, s.step)
@@ -67,20 +92,24 @@ def make_train_step(config: Config) -> Callable[[TrainState, Batch], tuple[Train
   return train_step
 
 
-def make_run_steps(config: Config, task: Task) -> Callable[[TrainState, Any, jax.Array], Any]:
+def make_run_steps(
+  config: Config, task: Task, share: Share = Share()
+) -> Callable[[TrainState, Any, jax.Array], Any]:
   """Returns run(state, arrays, n) -> (state, metrics [K]): up to K = steps_per_dispatch steps.
 
   `n` is data: a dispatch of any length runs the same compiled loop body, so that where dispatches
   begin and end (logging, evaluation, a resume) cannot change a single bit, nor cost a compilation.
   Rows of the metrics from n on are NaN. The batch is a pure function of (seed, step).
   """
-  train_step, size = make_train_step(config), config.runtime.steps_per_dispatch
+  train_step, size = make_train_step(config, share), config.runtime.steps_per_dispatch
 
   def run(s: TrainState, arrays: Any, n: jax.Array) -> tuple[TrainState, Metrics]:
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
       s, rows = carry
-      key = state.stream(s.key, state.DATA, s.step)
-      s, metrics = train_step(s, task.sample(key, config.train.batch_size, arrays))
+      key = state.stream(s.data_key, state.DATA, s.step)
+      batch = share.own(task.sample(key, config.train.batch_size, arrays))
+      batch = jax.tree.map(lambda x: sharding.constrain(x, sharding.BATCH, None), batch)
+      s, metrics = train_step(s, batch)
       return s, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 
     names = ("loss", "grad_norm", "learning_rate")

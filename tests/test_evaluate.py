@@ -11,7 +11,7 @@ from processes import RUN, merged
 from scipy import special, stats
 
 from lm_jax import config as configs
-from lm_jax import evaluate, metrics, state, tasks
+from lm_jax import evaluate, metrics, parallel, state, tasks
 from lm_jax.model import Transformer
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -189,9 +189,15 @@ class Recorded:
     return variables["params"]
 
 
+def evaluator(config, task):
+  """Returns the evaluator of a single run."""
+  return evaluate.Evaluator(config, task, parallel.Solo(config, task, parallel.make_layout(config)))
+
+
 def scores_of(monkeypatch, config, task, logits):
   monkeypatch.setattr(evaluate, "Transformer", Recorded)
-  return by_key(evaluate.make_evaluator(config, task)(jnp.asarray(logits, jnp.float32)))
+  s = state.TrainState(None, jnp.asarray(logits, jnp.float32), None, None, None, None)
+  return by_key(evaluator(config, task)(s)[0])
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -275,8 +281,8 @@ def test_training_never_draws_the_evaluation_set():
 def test_the_evaluator_scores_the_model_it_is_given():
   """Against the same numbers put together by hand from the model's logits."""
   config, task = make("rule_induction")
-  params = jax.jit(lambda: state.init_state(config))().params
-  scores = by_key(evaluate.make_evaluator(config, task)(params))
+  s = jax.jit(lambda: state.init_state(config))()
+  params, scores = s.params, by_key(evaluator(config, task)(s)[0])
   batch = evaluate.evaluation_batch(config, task)
   logits = np.asarray(jax.jit(Transformer(config.model).apply)({"params": params}, batch.tokens), np.float64)
   log_p = special.log_softmax(logits, axis=-1)

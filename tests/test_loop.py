@@ -39,7 +39,7 @@ def step_by_step(config):
 
   @jax.jit
   def one(s):
-    key = state.stream(s.key, state.DATA, s.step)
+    key = state.stream(s.data_key, state.DATA, s.step)
     return step.make_train_step(config)(s, task.sample(key, config.train.batch_size, task.arrays))
 
   states, losses = [state.init_state(config)], []

@@ -1,9 +1,13 @@
-"""The local launcher: one pinned, single-threaded worker process a core, or one a GPU."""
+"""The local launcher: one pinned, single-threaded worker process a core, or one a GPU.
 
+Cells of one shape train as one population (packing.py). While a worker on a GPU trains, it compiles what
+is likely next on the cores that the GPU leaves idle.
+"""
+
+import collections
 import contextlib
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -11,16 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm_jax import environment, rundir, strict
 from lm_jax.launch.base import Outcome
+from lm_jax.launch.packing import Pack, pack
 from lm_jax.sweep import Cell
 
 _WATCH_EVERY_S = 0.25
 
 
 class LocalLauncher:
-  """Runs cells in worker processes of this machine, in the order given (longest first keeps all busy)."""
+  """Runs cells in worker processes of this machine."""
 
   def __init__(self, num_workers: int | None = None):
     self._slots = _slots()
@@ -29,14 +35,15 @@ class LocalLauncher:
   def __call__(
     self, cells: Sequence[Cell], directory_of: Callable[[Cell], Path], watch: Callable[[], None]
   ) -> list[Outcome]:
-    waiting: queue.SimpleQueue[Cell] = queue.SimpleQueue()
-    for cell in cells:
-      waiting.put(cell)
-    count = min(self.num_workers, len(cells))
+    accelerator = "CUDA_VISIBLE_DEVICES" in self._slots[0]
+    waiting = collections.deque(pack(cells, self.num_workers, accelerator=accelerator))
+    count = min(self.num_workers, len(waiting))
     workers: list[_Worker] = []
     try:
       for i in range(count):
-        workers.append(_Worker(self._slots[i % len(self._slots)], waiting, directory_of))
+        workers.append(
+          _Worker(self._slots[i % len(self._slots)], waiting, directory_of, looks_ahead=accelerator)
+        )
       while any(worker.is_alive() for worker in workers):
         watch()
         time.sleep(_WATCH_EVERY_S)
@@ -86,61 +93,77 @@ def _stop(workers: Sequence["_Worker"]) -> None:
 
 
 class _Worker(threading.Thread):
-  """Feeds cells to one process; starts another if it dies, and reports its cell as failed."""
+  """Feeds packs to one process; starts another if it dies, and reports its cells as failed."""
 
-  def __init__(self, slot: dict[str, str], waiting: queue.SimpleQueue, directory_of: Callable[[Cell], Path]):
+  def __init__(
+    self,
+    slot: dict[str, str],
+    waiting: collections.deque[Pack],
+    directory_of: Callable[[Cell], Path],
+    *,
+    looks_ahead: bool,
+  ):
     super().__init__(daemon=True)
     self._slot, self._waiting, self._directory_of = slot, waiting, directory_of
+    self._looks_ahead = looks_ahead
     self._process: subprocess.Popen | None = None
     self._stopping, self._lock = False, threading.Lock()
     self.outcomes: list[Outcome] = []
     self.start()
 
   def run(self) -> None:
-    with contextlib.suppress(queue.Empty):
+    with contextlib.suppress(IndexError):
       while True:
-        self.outcomes.append(self._run_cell(self._waiting.get_nowait()))
+        self.outcomes += self._run_pack(self._waiting.popleft())
     if self._process:
       with contextlib.suppress(BrokenPipeError):
         self._process.stdin.close()
       self._process.wait()
 
   def stop(self, number: int) -> None:
-    """Signals the process, and starts no other and no other cell."""
+    """Signals the process, and starts no other and no other pack."""
     with self._lock:
       self._stopping = True
       if self._process and self._process.poll() is None:
         self._process.send_signal(number)
 
-  def _run_cell(self, cell: Cell) -> Outcome:
-    directory = self._directory_of(cell)
+  def _run_pack(self, pack: Pack) -> list[Outcome]:
     try:
-      directory.mkdir(parents=True, exist_ok=True)
+      for cell in pack:
+        self._directory_of(cell).mkdir(parents=True, exist_ok=True)
       with self._lock:
         if self._stopping:
-          return cell, rundir.STOPPED, None
+          return [(cell, rundir.STOPPED, None) for cell in pack]
         if self._process is None or self._process.poll() is not None:
           self._process = self._spawn()
     except OSError as error:
-      return cell, rundir.FAILED, str(error)
-    request = {
-      "cell_id": cell.cell_id, "directory": str(directory), "config": strict.to_dict(cell.config)
-    }  # fmt: skip
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write(json.dumps(request) + "\n")
-      self._process.stdin.flush()
+      return [(cell, rundir.FAILED, str(error)) for cell in pack]
+    self._send(run=[{"directory": str(self._directory_of(cell)), **_sent(cell)} for cell in pack])
+    if self._looks_ahead:
+      with contextlib.suppress(IndexError):
+        self._send(prepare=[_sent(cell) for cell in self._waiting[0]])
     answer = self._process.stdout.readline()
     if answer:
-      reply = json.loads(answer)
-      return cell, reply["state"], reply["error"]
+      return [(cell, *reply) for cell, reply in zip(pack, json.loads(answer), strict=True)]
     code = self._process.wait()
     if self._stopping:
-      return cell, rundir.STOPPED, None
+      return [(cell, rundir.STOPPED, None) for cell in pack]
     error = (
       f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited {code}"
     )
-    rundir.RunDir(directory).write_status(rundir.FAILED, error=error)
-    return cell, rundir.FAILED, error
+    return [(cell, rundir.FAILED, self._write_failure(cell, error)) for cell in pack]
+
+  def _write_failure(self, cell: Cell, error: str) -> str:
+    run = rundir.RunDir(self._directory_of(cell))
+    status = run.status()
+    if status is None or status["state"] != rundir.DONE:
+      run.write_status(rundir.FAILED, error=error)
+    return error
+
+  def _send(self, **request: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write(json.dumps(request) + "\n")
+      self._process.stdin.flush()
 
   def _spawn(self) -> subprocess.Popen:
     # A session of its own: Ctrl-C reaches the launcher only, which then lets the workers save.
@@ -149,3 +172,7 @@ class _Worker(threading.Thread):
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
       env=environment.HUGE_PAGES | os.environ | self._slot,
     )  # fmt: skip
+
+
+def _sent(cell: Cell) -> dict[str, Any]:
+  return {"config": strict.to_dict(cell.config)}

@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 
-from lm_jax import loop, records, rundir
+from lm_jax import hosts, loop, records, rundir
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
 from lm_jax.launch.study import is_done
@@ -24,12 +24,14 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
       loop.train(config, workdir, stop=stop)
   except rundir.Busy as error:
     raise ConfigError(f"--workdir={error}") from None
-  except loop.Diverged as error:
+  except (loop.Diverged, loop.OutOfMemory) as error:
     print(f"lm-jax: {error}", file=sys.stderr)
     return 1
   except loop.Stopped as stopped:
     print(f"lm-jax: {stopped}; the same command goes on from there", file=sys.stderr)
     return 128 + stopped.signal_number
+  if not hosts.is_first():
+    return 0
   if was_done:
     print("it is done, nothing to train", file=sys.stderr)
   print(scores_text(workdir))

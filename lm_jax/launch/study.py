@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lm_jax import records, rundir, scaling
+from lm_jax import records, rundir
 from lm_jax.config import cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
@@ -30,8 +30,6 @@ def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False)
   missing = [cell for cell in sweep.cells if not is_done(cell_dir(workdir, cell))]
   if not missing:
     return []
-  # Longest first: the last cells to finish are then short ones, and no worker idles for long.
-  missing.sort(key=lambda cell: -scaling.train_flops(cell.config))
   with Progress(sweep.cells, lambda cell: cell_dir(workdir, cell), quiet=quiet) as progress:
     outcomes = launcher(missing, lambda cell: cell_dir(workdir, cell), progress.update)
   # What was in other hands may be done by now.

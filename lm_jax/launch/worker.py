@@ -1,7 +1,9 @@
-"""A worker process: reads cells from stdin, a JSON line each, runs them, answers with a JSON line each.
+"""A worker process: reads packs of cells from stdin, a JSON line each, and answers with a JSON line each.
 
-One process runs many cells, so that imports are paid once. End of input, or SIGTERM, makes it save and
-stop; so does the death of its parent, which closes the pipe.
+{"run": [{"directory", "config"}, ...]} trains them as one population and is answered by a list of
+[state, error]. {"prepare": [{"config"}, ...]} compiles in the background and is not answered. One process
+runs many packs, so that imports are paid once. End of input, or SIGTERM, makes it save and stop; so does
+the death of its parent, which closes the pipe.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from lm_jax import environment
@@ -27,51 +30,73 @@ def main() -> None:
 
   environment.enable_compilation_cache()
   stop = loop.stop_on_signals()
-  for line in _read_lines(stop):
-    request = json.loads(line)
-    state, error = _run(request, stop)
+  for request in _requests(stop):
+    reply = _run(request["run"], stop)
     with contextlib.suppress(BrokenPipeError):  # the parent died
-      answers.write(json.dumps({"cell_id": request["cell_id"], "state": state, "error": error}) + "\n")
+      answers.write(json.dumps(reply) + "\n")
       answers.flush()
     if stop.is_set():
       break
 
 
-def _read_lines(stop: threading.Event):
-  """Yields lines of stdin; a thread reads them, so that the end of input stops a running cell."""
-  lines: queue.Queue[str | None] = queue.Queue()
+def _requests(stop: threading.Event) -> Iterator[dict]:
+  """Yields what is to be run; a thread reads stdin, so that its end stops a running pack."""
+  requests: queue.Queue[dict | None] = queue.Queue()
 
   def read() -> None:
     for line in sys.stdin:
-      lines.put(line)
+      request = json.loads(line)
+      if "prepare" in request:
+        threading.Thread(target=_prepare, args=(request["prepare"],), daemon=True).start()
+      else:
+        requests.put(request)
     stop.set()
-    lines.put(None)
+    requests.put(None)
 
   threading.Thread(target=read, daemon=True).start()
-  yield from iter(lines.get, None)
+  yield from iter(requests.get, None)
 
 
-def _run(request: dict, stop: threading.Event) -> tuple[str, str | None]:
-  """Runs one cell and returns its state and what went wrong; no error of a cell ends the worker."""
+def _prepare(cells: list[dict]) -> None:
+  from lm_jax import config, programs
+
+  try:
+    programs.prepare([config.from_mapping(cell["config"]) for cell in cells])
+  except Exception as error:  # whoever runs them meets it too, and reports it
+    print(f"not compiled ahead: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _run(cells: list[dict], stop: threading.Event) -> list[tuple[str, str | None]]:
+  """Runs a pack and returns each cell's state and what went wrong; no error of a cell ends the worker."""
+  from lm_jax import config, loop
+
+  directories = [Path(cell["directory"]) for cell in cells]
+  try:
+    errors = loop.train_population(
+      [config.from_mapping(cell["config"]) for cell in cells], directories, stop=stop
+    )
+  except Exception as error:
+    errors = [error] * len(cells)
+  return [_reply(directory, error) for directory, error in zip(directories, errors, strict=True)]
+
+
+def _reply(directory: Path, error: Exception | None) -> tuple[str, str | None]:
   from lm_jax import config, loop, rundir
 
-  directory = Path(request["directory"])
-  try:
-    loop.train(config.from_mapping(request["config"]), directory, stop=stop)
+  if error is None:
     return rundir.DONE, None
-  except loop.Stopped:
+  if isinstance(error, loop.Stopped):
     return rundir.STOPPED, None
-  except rundir.Busy as error:
+  if isinstance(error, rundir.Busy):
     return rundir.BUSY, str(error)
-  except loop.Diverged as error:
+  if isinstance(error, loop.Diverged):
     return rundir.FAILED, str(error)
-  except Exception as error:
-    message = str(error)
-    if not isinstance(error, config.ConfigError):
-      (directory / "error.txt").write_text(traceback.format_exc())
-      message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
-    rundir.RunDir(directory).write_status(rundir.FAILED, error=message)
-    return rundir.FAILED, message
+  message = str(error)
+  if not isinstance(error, config.ConfigError | loop.OutOfMemory):
+    (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
+    message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
+  rundir.RunDir(directory).write_status(rundir.FAILED, error=message)
+  return rundir.FAILED, message
 
 
 if __name__ == "__main__":

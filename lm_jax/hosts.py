@@ -1,0 +1,61 @@
+"""Processes that train one run together, one or more a host, found by jax.distributed.
+
+Every process runs the same program and holds its devices' part of the batch and of the state; only the
+first one writes records and status.
+"""
+
+import jax
+import numpy as np
+
+from lm_jax.strict import ConfigError
+
+AUTO = "auto"
+
+
+def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+  """Connects this process to the others; call before anything touches a device.
+
+  Args:
+    coordinator: HOST:PORT of process 0, or "auto" where the cluster tells (Slurm, Open MPI, a TPU pod,
+      GKE: all that jax.distributed.initialize recognizes), and the rest is left out.
+
+  Raises:
+    ConfigError: arguments that do not go together, or nobody answered.
+  """
+  if coordinator == AUTO:
+    if num_processes is not None or process_id is not None:
+      raise ConfigError("--coordinator=auto: --num_processes and --process_id come from the cluster")
+    arguments = {}
+  else:
+    _check(coordinator, num_processes, process_id)
+    arguments = {
+      "coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id,
+    }  # fmt: skip
+  try:
+    jax.distributed.initialize(**arguments)
+  except (RuntimeError, ValueError) as error:
+    raise ConfigError(f"--coordinator={coordinator}: {' '.join(str(error).split())}") from None
+
+
+def _check(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+  host, colon, port = coordinator.rpartition(":")
+  if not (host and colon and port.isdecimal()):
+    raise ConfigError(f"--coordinator={coordinator}: must be HOST:PORT of the first process, or {AUTO}")
+  if num_processes is None or process_id is None:
+    raise ConfigError(f"--coordinator={coordinator}: needs --num_processes and --process_id")
+  if not 0 <= process_id < num_processes:
+    raise ConfigError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes)")
+
+
+def is_first() -> bool:
+  """Whether this process writes."""
+  return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+  """Returns whether any process says yes; all must ask."""
+  if jax.process_count() == 1:
+    return flag
+  from jax.experimental import multihost_utils
+
+  return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))

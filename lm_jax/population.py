@@ -1,0 +1,113 @@
+"""Populations: cells of one shape, which differ only in data, trained as one program.
+
+Seeds, learning rate, weight decay and warmup are part of the state, so R runs are one program over a
+state with a leading axis. That axis is spread over devices by jax.pmap, and within a device vmapped on an
+accelerator, whose units a small model leaves idle, or mapped one after another on a CPU, where a vmapped
+step is slower than R steps (batched products of small matrices).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax import config as configs
+from lm_jax import optimizer, parallel, state, step, strict
+from lm_jax.config import Config
+from lm_jax.state import TrainState
+from lm_jax.strict import ConfigError
+from lm_jax.tasks.base import Batch, Task
+
+
+class Population:
+  """The engine (parallel.Engine) of R runs; their axis is [devices, R / devices] where there are several."""
+
+  def __init__(self, members: Sequence[Config], task: Task):
+    check_members(members)
+    config = members[0]
+    if config.parallel.kind == "mesh" or jax.process_count() > 1:
+      raise ConfigError("config.parallel.kind='mesh': a population's runs are each on one device")
+    self.num_members = len(members)
+    available = parallel.all_devices()[: config.parallel.num_devices]
+    self._devices = available[: self.num_members] if config.parallel.kind != "single" else available[:1]
+    self._arrays = task.arrays
+    self._init = self._mapped(lambda args: state.init_from_seeds(config, *args), 1)
+    self._run = self._mapped(step.make_run_steps(config, task), 3, donate_argnums=0)
+
+  def start(self, configs: Sequence[Config]) -> TrainState:
+    values = [jax.device_get((*state.seeds(c), optimizer.hyperparams(c))) for c in configs]
+    return self._init(self.join(values))
+
+  def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
+    return self._run(s, self._arrays, np.int32(num_steps))
+
+  def lower(self, s: TrainState) -> Any:
+    return self._run.lower(s, self._arrays, np.int32(1))
+
+  def program(self, function: Callable) -> Callable:
+    return self._mapped(function, 2)
+
+  def by_member(self, tree: Any) -> Any:
+    def flat(x: Any) -> np.ndarray:
+      x = np.asarray(x)
+      x = x.reshape(-1, *x.shape[2:]) if len(self._devices) > 1 else x
+      return x[: self.num_members]
+
+    return jax.tree.map(flat, tree)
+
+  def put_batches(self, batches: Batch) -> Batch:
+    return jax.tree.map(jax.numpy.asarray, batches)
+
+  def split(self, s: TrainState) -> list[TrainState]:
+    leaves, tree = jax.tree.flatten(self.by_member(s))
+    return [tree.unflatten([x[i] for x in leaves]) for i in range(self.num_members)]
+
+  def like(self, s: TrainState) -> TrainState:
+    return self.split(s)[0]
+
+  def join(self, members: Sequence[Any]) -> Any:
+    """Stacks the members' trees; the last is repeated until every device has as many."""
+    count = len(self._devices)
+    filled = list(members) + [members[-1]] * (-len(members) % count)
+    lead = (count, len(filled) // count) if count > 1 else (len(filled),)
+    return jax.tree.map(lambda *xs: np.stack(xs).reshape(*lead, *np.shape(xs[0])), *filled)
+
+  def _mapped(self, function: Callable, num_args: int, **options: Any) -> Callable:
+    """Returns the function over members of its first argument; they share the others."""
+    if self._devices[0].platform == "cpu":
+
+      def over_members(members: Any, *shared: Any) -> Any:
+        return jax.lax.map(lambda one: function(one, *shared), members)
+
+    else:
+
+      def over_members(members: Any, *shared: Any) -> Any:
+        return jax.vmap(lambda one: function(one, *shared))(members)
+
+    if len(self._devices) == 1:
+      return jax.jit(over_members, **options)
+    axes = (0,) + (None,) * (num_args - 1)
+    return jax.pmap(over_members, in_axes=axes, devices=self._devices, **options)
+
+
+def check_members(members: Sequence[Config]) -> None:
+  """Raises ConfigError unless the configs differ in data only."""
+  first = strict.to_dict(configs.shape(members[0]))
+  for i, member in enumerate(members):
+    path = _difference(first, strict.to_dict(configs.shape(member)))
+    if path:
+      (name, one, other) = path
+      raise ConfigError(f"config{name}={other!r}: member {i} of a population must have {one!r}, as the first "
+                        "has; only seeds, learning rate, weight decay and warmup may differ")  # fmt: skip
+
+
+def _difference(one: Any, other: Any, path: str = "") -> tuple[str, Any, Any] | None:
+  """Returns (dotted name, value, value) of the first field in which two trees differ."""
+  if not isinstance(one, dict) or not isinstance(other, dict):
+    return None if one == other else (path, one, other)
+  for key in one | other:
+    found = _difference(one.get(key), other.get(key), f"{path}.{key}")
+    if found:
+      return found
+  return None
