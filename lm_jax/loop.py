@@ -101,7 +101,7 @@ def train_population(
 
 def _out_of_memory(members: Sequence["_Member"], error: Exception) -> str:
   """Says what would not fit and which fields of the config would help."""
-  asked = re.search(r"allocate ?~?(\d+(?:\.\d+)?) ?(bytes|[KMGT]i?B)", str(error), re.IGNORECASE)
+  asked = re.search(r"allocat\w+ ~?([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
   c = members[0].config
   advice = [f"a smaller config.train.batch_size (now {c.train.batch_size})"]
   if c.train.grad_accum_steps < c.train.batch_size:
@@ -113,7 +113,7 @@ def _out_of_memory(members: Sequence["_Member"], error: Exception) -> str:
   advice.append("config.parallel.fsdp where there are more devices")
   if len(members) > 1:
     advice.insert(0, f"config.runtime.population below {len(members)}")
-  what = f" (asked for {asked[1]} {asked[2]})" if asked else ""
+  what = f" (asked for {asked[1]})" if asked else ""
   return f"out of memory{what} on {jax.devices()[0].device_kind}; what helps: {', '.join(advice)}"
 
 

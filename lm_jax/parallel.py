@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lm_jax import optimizer, sharding, state, step
+from lm_jax import sharding, state, step
 from lm_jax.config import Config
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
@@ -178,8 +178,8 @@ class Engine(Protocol):
     """Dispatches up to steps_per_dispatch steps; the state given is used up."""
     ...
 
-  def lower(self, s: TrainState) -> Any:
-    """Returns the program of `run`, not yet compiled; the state may be abstract."""
+  def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
+    """Compiles `start` and `run` ahead of their first calls, and returns the latter; runs nothing."""
     ...
 
   def program(self, function: Callable) -> Callable:
@@ -217,8 +217,8 @@ class Solo:
     self.shardings = layout.state_shardings(jax.eval_shape(lambda: state.init_state(config)))
     self._arrays = layout.put(task.arrays, layout.whole)
 
-    def init(*seeds_and_hyperparams: Any) -> TrainState:
-      return state.init_from_seeds(config, *seeds_and_hyperparams)
+    def init(*inputs: Any) -> TrainState:
+      return state.init_from(config, *inputs)
 
     self._init = jax.jit(layout.traced(init), out_shardings=self.shardings)
     if layout.kind == "pmap":
@@ -230,13 +230,21 @@ class Solo:
 
   def start(self, configs: Sequence[Config]) -> TrainState:
     (config,) = configs
-    return self._init(*jax.device_get((*state.seeds(config), optimizer.hyperparams(config))))
+    return self._init(*state.inputs(config))
 
   def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
     return self._run(s, self._arrays, np.int32(num_steps))
 
-  def lower(self, s: TrainState) -> Any:
-    return self._run.lower(s, self._arrays, np.int32(1))
+  def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
+    (config,) = configs
+    inputs = state.inputs(config)
+    self._init.lower(*inputs).compile()
+    s = jax.eval_shape(self._init, *inputs)
+    if self.shardings is not None:
+      s = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), s, self.shardings
+      )
+    return self._run.lower(s, self._arrays, np.int32(1)).compile()
 
   def program(self, function: Callable) -> Callable:
     return jax.jit(self.layout.traced(function), out_shardings=self.layout.whole)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax import optimizer, parallel, state, step, strict
+from lm_jax import parallel, state, step, strict
 from lm_jax.config import Config
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
@@ -23,7 +23,8 @@ from lm_jax.tasks.base import Batch, Task
 class Population:
   """The engine (parallel.Engine) of R runs; their axis is [devices, R / devices] where there are several."""
 
-  def __init__(self, members: Sequence[Config], task: Task):
+  def __init__(self, members: Sequence[Config], task: Task, *, side_by_side: bool | None = None):
+    """Makes the programs; `side_by_side` decides what else the device does, see above."""
     check_members(members)
     config = members[0]
     if config.parallel.kind == "mesh" or jax.process_count() > 1:
@@ -31,19 +32,21 @@ class Population:
     self.num_members = len(members)
     available = parallel.all_devices()[: config.parallel.num_devices]
     self._devices = available[: self.num_members] if config.parallel.kind != "single" else available[:1]
+    self._side_by_side = self._devices[0].platform != "cpu" if side_by_side is None else side_by_side
     self._arrays = task.arrays
-    self._init = self._mapped(lambda args: state.init_from_seeds(config, *args), 1)
+    self._init = self._mapped(lambda args: state.init_from(config, *args), 1)
     self._run = self._mapped(step.make_run_steps(config, task), 3, donate_argnums=0)
 
   def start(self, configs: Sequence[Config]) -> TrainState:
-    values = [jax.device_get((*state.seeds(c), optimizer.hyperparams(c))) for c in configs]
-    return self._init(self.join(values))
+    return self._init(self.join([state.inputs(c) for c in configs]))
 
   def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
     return self._run(s, self._arrays, np.int32(num_steps))
 
-  def lower(self, s: TrainState) -> Any:
-    return self._run.lower(s, self._arrays, np.int32(1))
+  def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
+    inputs = self.join([state.inputs(c) for c in configs])
+    self._init.lower(inputs).compile()
+    return self._run.lower(jax.eval_shape(self._init, inputs), self._arrays, np.int32(1)).compile()
 
   def program(self, function: Callable) -> Callable:
     return self._mapped(function, 2)
@@ -75,15 +78,10 @@ class Population:
 
   def _mapped(self, function: Callable, num_args: int, **options: Any) -> Callable:
     """Returns the function over members of its first argument; they share the others."""
-    if self._devices[0].platform == "cpu":
 
-      def over_members(members: Any, *shared: Any) -> Any:
-        return jax.lax.map(lambda one: function(one, *shared), members)
-
-    else:
-
-      def over_members(members: Any, *shared: Any) -> Any:
-        return jax.vmap(lambda one: function(one, *shared))(members)
+    def over_members(members: Any, *shared: Any) -> Any:
+      one = lambda member: function(member, *shared)  # noqa: E731
+      return jax.vmap(one)(members) if self._side_by_side else jax.lax.map(one, members)
 
     if len(self._devices) == 1:
       return jax.jit(over_members, **options)

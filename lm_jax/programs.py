@@ -4,8 +4,6 @@ import functools
 import threading
 from collections.abc import Sequence
 
-import jax
-
 from lm_jax import config as configs
 from lm_jax import parallel, tasks
 from lm_jax.config import Config
@@ -25,7 +23,7 @@ def make(members: Sequence[Config]) -> tuple[tasks.Task, Engine, Evaluator]:
 def prepare(members: Sequence[Config]) -> None:
   """Compiles the steps of runs that will be trained later; may be called from any thread."""
   _, engine, _ = make(members)
-  engine.lower(jax.eval_shape(lambda: engine.start(members))).compile()
+  engine.compile(members)
 
 
 @functools.lru_cache(maxsize=2)

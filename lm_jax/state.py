@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from lm_jax import optimizer
@@ -38,22 +39,28 @@ def stream(key: jax.Array, name: int, step: jax.Array | int = 0) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), name), step)
 
 
-def seeds(config: Config) -> tuple[jax.Array, jax.Array]:
-  """Returns the keys of a run and of its data, uint32 [2] each."""
+def inputs(config: Config) -> tuple[np.ndarray, np.ndarray, optimizer.Hyperparams]:
+  """Returns what of a config is data to its program: key, data key, hyperparameters; all on the host."""
   data_seed = config.seed if config.data_seed is None else config.data_seed
-  return tuple(jax.random.key_data(jax.random.key(seed)) for seed in (config.seed, data_seed))
+  keys = (jax.random.key_data(jax.random.key(seed)) for seed in (config.seed, data_seed))
+  return jax.device_get((*keys, optimizer.hyperparams(config)))
 
 
 def init_state(config: Config) -> TrainState:
-  """Returns the state before the first step; jit-able, a pure function of the config's seeds."""
-  return init_from_seeds(config, *seeds(config), optimizer.hyperparams(config))
+  """Returns the state before the first step; jit-able, a pure function of the config."""
+  with jax.ensure_compile_time_eval():
+    given = inputs(config)
+  return init_from(config, *given)
 
 
-def init_from_seeds(
+def init_from(
   config: Config, key: jax.Array, data_key: jax.Array, hyperparams: optimizer.Hyperparams
 ) -> TrainState:
-  """`init_state` with seeds and hyperparameters as arrays, so that cells of one shape share a program."""
+  """`init_state` with its data as arrays, so that cells of one shape share a program."""
   tokens = jnp.zeros((1, config.model.context_length), jnp.int32)
   params = Transformer(config.model).init(stream(key, PARAMS), tokens)["params"]
   tx = optimizer.make_optimizer(config.optimizer, hyperparams["learning_rate"], hyperparams["weight_decay"])
-  return TrainState(jnp.int32(0), params, tx.init(params), key, data_key, hyperparams)
+  return TrainState(
+    jnp.int32(0), params, tx.init(params), jnp.asarray(key), jnp.asarray(data_key),
+    jax.tree.map(jnp.asarray, hyperparams),
+  )  # fmt: skip

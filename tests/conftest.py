@@ -16,7 +16,7 @@ from lm_jax import environment
 if not os.environ.get("JAX_PLATFORMS"):
   jax.config.update("jax_platforms", "cpu")
 # As configuration, not as XLA_FLAGS: the environment is inherited by the processes tests start.
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compare with float64 references; on a GPU the default would round products to TF32.
 jax.config.update("jax_default_matmul_precision", "highest")
