@@ -325,6 +325,8 @@ class Config:
 # Fields that change how a run's numbers are computed, or what they are called: no part of its identity.
 NEUTRAL = ("study", "family", "parallel", "runtime")
 NEUTRAL_OF_MODEL = ("remat", "attention", "attention_block")
+# The base sizes that a parametrization does not read.
+UNREAD_BASES = {"standard": ("base_d_model", "base_num_layers", "base_head_dim"), "mup": ("base_num_layers",)}
 
 
 def _default_d_ff(model: ModelConfig) -> int:
@@ -441,6 +443,8 @@ def _check_training(c: Config) -> None:
   _require_positive(o, "config.optimizer", ("learning_rate", "epsilon", "clip_norm"))
   for name in ("beta1", "beta2"):
     _require(0 <= getattr(o, name) < 1, f"config.optimizer.{name}", getattr(o, name), "in [0, 1)")
+  _require(c.model.parametrization == "standard" or o.name == "adamw", "config.optimizer.name", o.name,
+           f"adamw for model.parametrization={c.model.parametrization}")  # fmt: skip
   _require(o.weight_decay >= 0, "config.optimizer.weight_decay", o.weight_decay, "0 or greater")
   _require(0 <= o.final_fraction <= 1, "config.optimizer.final_fraction", o.final_fraction, "in [0, 1]")
   _require(0 < o.decay_fraction <= 1, "config.optimizer.decay_fraction", o.decay_fraction, "in (0, 1]")
@@ -485,7 +489,8 @@ def semantic_dict(config: Config) -> dict[str, Any]:
   Only differences are kept, so that a field added later with a neutral default leaves old
   identities alone.
   """
-  model = dataclasses.replace(config.model, **{name: getattr(ModelConfig, name) for name in NEUTRAL_OF_MODEL})
+  unread = NEUTRAL_OF_MODEL + UNREAD_BASES.get(config.model.parametrization, ())
+  model = dataclasses.replace(config.model, **{name: getattr(ModelConfig, name) for name in unread})
   neutral = {name: getattr(Config, name) for name in NEUTRAL}
   if model.dropout == 0:  # with it, each part of an accumulated batch draws its own masks
     neutral["train"] = dataclasses.replace(config.train, grad_accum_steps=TrainConfig.grad_accum_steps)

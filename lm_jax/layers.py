@@ -16,14 +16,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax import kernels, sharding
+from lm_jax import kernels, parametrization, sharding
 from lm_jax.config import ModelConfig
 
 # --- initialization ---------------------------------------------------------------------------
 
 
 def kernel_init(config: ModelConfig, *, residual: bool = False) -> nn.initializers.Initializer:
-  """Returns the initializer of a [in, out] kernel.
+  """Returns the initializer of a block's [in, out] kernel.
+
+  Variances of 1/fan shrink with the width by themselves, as every parametrization wants of these kernels.
 
   Args:
     residual: the kernel writes to the residual stream; GPT-2 scales those by 1/sqrt(number of them).
@@ -32,15 +34,31 @@ def kernel_init(config: ModelConfig, *, residual: bool = False) -> nn.initialize
     return nn.initializers.xavier_uniform()
   if config.initializer == "fan_in":
     return nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-  writers = config.num_layers * (1 if config.attention_only else 2)
-  return nn.initializers.normal(0.02 / math.sqrt(writers) if residual else 0.02)
+  std = 0.02 * math.sqrt(parametrization.table(config)["hidden_matrix"].init_variance)
+  writers = parametrization.base_depth(config) * (1 if config.attention_only else 2)
+  return nn.initializers.normal(std / math.sqrt(writers) if residual else std)
+
+
+def output_init(config: ModelConfig) -> nn.initializers.Initializer:
+  """Returns the initializer of the [D, V] output matrix, with the fans it has at the base width."""
+  base, D, V = parametrization.base_width(config), config.d_model, config.vocab_size
+  if config.initializer == "xavier_uniform":
+    return nn.initializers.variance_scaling((D + V) / (base + V), "fan_avg", "uniform")
+  if config.initializer == "fan_in":
+    return nn.initializers.variance_scaling(D / base, "fan_in", "truncated_normal")
+  return nn.initializers.normal(0.02)
 
 
 def embedding_init(config: ModelConfig) -> nn.initializers.Initializer:
-  """Returns the initializer of a [V, D] table: N(0, 1/D), or N(0, 0.02^2) for GPT-2's scheme."""
+  """Returns the initializer of a [V, D] table: N(0, 1/base D), or N(0, 0.02^2) for GPT-2's scheme."""
   if config.initializer == "gpt2":
     return nn.initializers.normal(0.02)
-  return nn.initializers.normal(1 / math.sqrt(config.d_model))
+  return nn.initializers.normal(1 / math.sqrt(parametrization.base_width(config)))
+
+
+def scaled(x: Float[Array, "*N"], multiplier: float) -> Float[Array, "*N"]:
+  """Returns x times a multiplier of the parametrization; 1 leaves the program as it is."""
+  return x if multiplier == 1 else x * multiplier
 
 
 # --- positions --------------------------------------------------------------------------------
@@ -148,6 +166,7 @@ class Attention(nn.Module):
     if c.positions == "rope":
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    q = scaled(q, parametrization.attention_multiplier(c))
     out = kernels.attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
     out_MX = sharding.constrain(
       out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS
@@ -192,21 +211,25 @@ class Block(nn.Module):
     deterministic: bool,
   ) -> Float[Array, "M D"]:
     c = self.config
-    attention, drop = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)
+    attention, dropout = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)
+
+    def branch(y_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
+      return scaled(dropout(y_MD), parametrization.residual_multiplier(c))
+
     if c.parallel_block:  # y = x + MLP(norm(x)) + Attention(norm(x)), arXiv:2204.02311 section 2
       h_MD = Norm(c, name="norm")(x_MD)
-      return x_MD + drop(attention(h_MD, batch, padding_BT) + Mlp(c, name="mlp")(h_MD))
+      return x_MD + branch(attention(h_MD, batch, padding_BT) + Mlp(c, name="mlp")(h_MD))
     norm1 = Norm(c, name="attention_norm")
     if c.norm_position == "pre":
-      x_MD = x_MD + drop(attention(norm1(x_MD), batch, padding_BT))
+      x_MD = x_MD + branch(attention(norm1(x_MD), batch, padding_BT))
     else:
-      x_MD = norm1(x_MD + drop(attention(x_MD, batch, padding_BT)))
+      x_MD = norm1(x_MD + branch(attention(x_MD, batch, padding_BT)))
     if c.attention_only:
       return x_MD
     norm2, mlp = Norm(c, name="mlp_norm"), Mlp(c, name="mlp")
     if c.norm_position == "pre":
-      return x_MD + drop(mlp(norm2(x_MD)))
-    return norm2(x_MD + drop(mlp(x_MD)))
+      return x_MD + branch(mlp(norm2(x_MD)))
+    return norm2(x_MD + branch(mlp(x_MD)))
 
 
 class Embedding(nn.Module):

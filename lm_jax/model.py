@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from lm_jax import layers, sharding
+from lm_jax import layers, parametrization, sharding
 from lm_jax.config import ModelConfig
 
 
@@ -41,7 +41,7 @@ class Transformer(nn.Module):
     embed = layers.Embedding(c.vocab_size, c, name="embedding")
     x_MD = embed(tokens_BT.reshape(-1))
     if c.scale_embeddings:
-      x_MD *= math.sqrt(c.d_model)
+      x_MD *= math.sqrt(parametrization.base_width(c))
     x_MD = self._add_positions(x_MD, B, T)
     x_MD = nn.Dropout(c.dropout, deterministic=deterministic)(x_MD)
 
@@ -51,10 +51,11 @@ class Transformer(nn.Module):
     # Post-norm blocks end in a norm of their own (arXiv:1706.03762).
     if c.norm_position == "pre":
       x_MD = layers.Norm(c, name="final_norm")(x_MD)
+    x_MD = layers.scaled(x_MD, parametrization.output_multiplier(c))
     if c.tie_embeddings:
       logits_MV = embed.attend(x_MD)
     else:
-      output = layers.Weights(c.vocab_size, False, layers.kernel_init(c), name="output")
+      output = layers.Weights(c.vocab_size, False, layers.output_init(c), name="output")
       logits_MV = layers.linear(x_MD, output(c.d_model))[0]
     return logits_MV.reshape(B, -1, c.vocab_size)
 

@@ -4,6 +4,7 @@
 in these share one compiled program, and a population can carry one value a replica.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +13,11 @@ import optax
 from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers
 
-from lm_jax.config import Config, OptimizerConfig
+from lm_jax import parametrization
+from lm_jax.config import Config, ModelConfig, OptimizerConfig
 
 Hyperparams = dict[str, jax.Array]  # float32 scalars, see `hyperparams`
+STANDARD = ModelConfig()
 
 
 def hyperparams(config: Config) -> Hyperparams:
@@ -59,14 +62,22 @@ def learning_rate(c: OptimizerConfig, h: Hyperparams, step: Int[Array, ""]) -> F
 
 
 def make_optimizer(
-  c: OptimizerConfig, rate: float | Float[Array, ""], decay: float | Float[Array, ""]
+  c: OptimizerConfig,
+  rate: float | Float[Array, ""],
+  decay: float | Float[Array, ""],
+  model: ModelConfig = STANDARD,
 ) -> optax.GradientTransformation:
   """Returns clipping followed by the optimizer at one learning rate and weight decay (numbers or tracers).
 
   Decoupled weight decay is multiplied by the learning rate in all three (as in PyTorch's AdamW).
+
+  Args:
+    model: its parametrization scales rate, decay and epsilon for each parameter (adamw only).
   """
   mask = decay_mask if c.decay_mask == "matrices" else None
-  if c.name == "adamw":
+  if parametrization.scales_updates(model):
+    update = _parametrized_adamw(c, rate, decay, mask, parametrization.table(model))
+  elif c.name == "adamw":
     update = optax.adamw(rate, c.beta1, c.beta2, c.epsilon, weight_decay=decay, mask=mask)
   elif c.name == "muon":
     muon = optax.contrib.muon(
@@ -81,6 +92,38 @@ def make_optimizer(
   if c.clip_norm is None:
     return update
   return optax.chain(optax.clip_by_global_norm(c.clip_norm), update)
+
+
+def _parametrized_adamw(
+  c: OptimizerConfig,
+  rate: float | Float[Array, ""],
+  decay: float | Float[Array, ""],
+  mask: Callable[[Any], Any] | None,
+  table: dict[parametrization.Role, parametrization.Factors],
+) -> optax.GradientTransformation:
+  """Returns AdamW with each parameter's own rate, decay and epsilon.
+
+  Adam of g / e with epsilon is Adam of g with e epsilon, so gradients are divided instead: clipping has
+  seen the true ones.
+  """
+
+  def scale(factor: Callable[[parametrization.Factors], float]) -> optax.GradientTransformation:
+    def by_role(path: tuple, x: jax.Array) -> jax.Array:
+      return x * factor(table[parametrization.role(_names(path))])
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(by_role, updates))
+
+  def add_decay(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+    return update + decay * table[parametrization.role(_names(path))].weight_decay * param
+
+  decayed = optax.stateless(lambda *trees: jax.tree_util.tree_map_with_path(add_decay, *trees))
+  return optax.chain(
+    scale(lambda f: 1 / f.epsilon),
+    optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
+    optax.masked(decayed, mask) if mask else decayed,
+    scale(lambda f: f.learning_rate),
+    optax.scale_by_learning_rate(rate),
+  )
 
 
 def _names(path: tuple) -> list[str]:

@@ -59,7 +59,8 @@ def init_from(
   """`init_state` with its data as arrays, so that cells of one shape share a program."""
   tokens = jnp.zeros((1, config.model.context_length), jnp.int32)
   params = Transformer(config.model).init(stream(key, PARAMS), tokens)["params"]
-  tx = optimizer.make_optimizer(config.optimizer, hyperparams["learning_rate"], hyperparams["weight_decay"])
+  rate, decay = hyperparams["learning_rate"], hyperparams["weight_decay"]
+  tx = optimizer.make_optimizer(config.optimizer, rate, decay, config.model)
   return TrainState(
     jnp.int32(0), params, tx.init(params), jnp.asarray(key), jnp.asarray(data_key),
     jax.tree.map(jnp.asarray, hyperparams),

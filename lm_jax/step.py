@@ -83,7 +83,7 @@ def make_train_step(
     count = jnp.maximum(count, 1)
     grads = jax.tree.map(lambda g: g / count, grads)
     rate = optimizer.learning_rate(config.optimizer, s.hyperparams, s.step)
-    tx = optimizer.make_optimizer(config.optimizer, rate, s.hyperparams["weight_decay"])
+    tx = optimizer.make_optimizer(config.optimizer, rate, s.hyperparams["weight_decay"], config.model)
     updates, opt_state = tx.update(grads, s.opt_state, s.params)
     metrics = {"loss": total / count, "grad_norm": optax.tree.norm(grads), "learning_rate": rate}
     new = s.replace(step=s.step + 1, params=optax.apply_updates(s.params, updates), opt_state=opt_state)

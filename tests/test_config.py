@@ -350,7 +350,9 @@ def semantic_fields():
       neutral = (group == "model" and name in configs.NEUTRAL_OF_MODEL) or name == "grad_accum_steps"
       if (key != "task" or name != "name") and not neutral:
         value = another(f"{group}.{name}", getattr(default, name), annotation)
-        yield f"{group}.{name}", {key: base | {name: value}}, {key: base}
+        # Only one parametrization reads all of the base sizes.
+        read = base | ({"parametrization": "completep"} if name.startswith("base_") else {})
+        yield f"{group}.{name}", {key: read | {name: value}}, {key: read}
 
 
 @pytest.mark.parametrize(
