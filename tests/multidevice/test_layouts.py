@@ -26,14 +26,14 @@ LAYOUTS = {
 SINGLE = {"kind": "single"}
 
 BASE = merged(
-  RUN, model={"d_model": 32, "num_layers": 2, "num_heads": 4},
+  RUN, model={"d_model": 32, "num_layers": 1, "num_heads": 4},
   train={"num_steps": NUM_STEPS, "batch_size": 16}, runtime={"steps_per_dispatch": NUM_STEPS},
 )  # fmt: skip
 # Every kind of parameter, of optimizer state and of block is in one of them.
 MODELS = {
   "plain": {},
   "llama": {"model": {"preset": "llama", "num_kv_heads": 4, "num_heads": 8}, "optimizer": {"name": "muon"}},
-  "gpt2": {"model": {"preset": "gpt2", "scan_layers": True}},
+  "gpt2": {"model": {"preset": "gpt2", "scan_layers": True, "num_layers": 2}},
   "palm": {"model": {"preset": "palm", "d_model": 128}, "optimizer": {"name": "adafactor"}},
   "accumulated": {"train": {"grad_accum_steps": 2}},
 }
@@ -43,6 +43,7 @@ def configured(parallel_fields, changes=None, **groups):
   return configs.from_mapping(merged(BASE, **(changes or {})) | {"parallel": parallel_fields} | groups)
 
 
+@functools.cache
 def engine(config):
   return parallel.Solo(config, tasks.make_task(config.task), parallel.make_layout(config))
 
@@ -89,16 +90,20 @@ def test_a_device_of_an_fsdp_mesh_holds_its_part():
   assert share_held(configured(LAYOUTS["pmap"])) == share_held(configured(LAYOUTS["data"])) == 1
   # All but the norms' scales.
   assert share_held(configured(LAYOUTS["fsdp"])) < 1.1 / 8
-  assert share_held(configured(LAYOUTS["tensor"])) < 1.1 / 4
+  assert share_held(configured(LAYOUTS["tensor"])) < 1.2 / 4
+
+
+@functools.cache
+def program(config) -> str:
+  return engine(config).compile([config]).as_text()
 
 
 Moves = list[tuple[str, int]]  # (operation, floats that come out of it on one device)
 
 
 def collectives(config) -> Moves:
-  text = engine(config).compile([config]).as_text()
   found = []
-  for line in text.splitlines():
+  for line in program(config).splitlines():
     match = re.search(
       r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", line
     )
@@ -152,7 +157,7 @@ def test_tensor_parallelism_never_gathers_a_matrix():
 def test_every_device_draws_its_part_of_the_batch_only(layout):
   """No array of the program has the whole batch's tokens, on a mesh of 8."""
   config = configured(LAYOUTS[layout], task={"name": "python_stdlib", "context_length": 40})
-  text = engine(config).compile([config]).as_text()
+  text = program(config)
   part, window = config.train.batch_size // 8, config.task.context_length + 1
   assert f"[{part},{window}]" in text
   assert f"[{config.train.batch_size},{window}]" not in text
