@@ -17,6 +17,21 @@ from lm_jax.strict import ConfigError
 # A change in the meaning of an unchanged config (a default, an algorithm) must change every cell_id.
 SEMANTICS = 1
 
+# Constants of the kernels, by measurement (experiments/004_kernels).
+LONG_SEQUENCE = 1024  # tokens; attention weights of longer ones are computed again for the backward pass
+MAX_QUERY_BLOCKS, LONG_QUERY_BLOCKS = 16, 4
+DIRECT_LOGITS = 2**23  # floats; a training step holds the logits of all tokens up to here
+CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**22, 512  # and beyond of so many floats or tokens at a time
+
+
+def cudnn_obstacle(dtype: str, head_dim: int) -> str | None:
+  """Returns why cuDNN's attention cannot run ("for ..."), none if it can; the backend is another matter."""
+  if dtype not in ("bfloat16", "float16"):
+    return f"for dtype={dtype}: cuDNN's kernel takes bfloat16"
+  if head_dim % 8 or head_dim > 128:
+    return f"for head_dim={head_dim}: cuDNN's kernel takes multiples of 8 up to 128"
+  return None
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -60,10 +75,35 @@ class ModelConfig:
   attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
 
   def query_blocks(self, length: int) -> list[tuple[int, int, int]]:
-    """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length."""
-    size = self.attention_block if self.causal else length
+    """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length.
+
+    Blocks are whole `attention_block`s, no more than 16 of them as each is compiled by itself, and about 4
+    of a long sequence, whose blocks are loops over `attention_block`s (`recomputed_queries`).
+    """
+    blocks = MAX_QUERY_BLOCKS if length <= LONG_SEQUENCE else LONG_QUERY_BLOCKS
+    size = self.attention_block * math.ceil(length / (blocks * self.attention_block))
+    size = size if self.causal else length
     ends = [(start, min(start + size, length)) for start in range(0, length, size)]
     return [(start, end, end if self.causal else length) for start, end in ends]
+
+  def recomputed_queries(self, length: int) -> int | None:
+    """Returns how many queries' attention weights are held at a time, none: all, kept for the backward pass.
+
+    Weights are kept up to 1024 tokens, where they are no more than the other activations of a layer, and
+    computed again beyond, so that memory grows with the length and not with its square.
+    """
+    return self.attention_block if length > LONG_SEQUENCE else None
+
+  def loss_chunk(self, batch: int, positions: int) -> int:
+    """Returns at how many of the `positions` of a batch the training loss holds logits at a time.
+
+    All of them where that is cheap, else a part that is cheap, of at least 512 tokens: every chunk adds to
+    the whole gradient of the output matrix, which fewer tokens would not be worth.
+    """
+    if batch * positions * self.vocab_size <= DIRECT_LOGITS:
+      return positions
+    tokens = max(CHUNK_LOGITS // self.vocab_size, MIN_CHUNK_TOKENS)
+    return min(positions, max(1, tokens // batch))
 
 
 # --- tasks: the geometry of a sequence; how it is sampled is in lm_jax/tasks --------------------
@@ -423,6 +463,9 @@ def _check_model(c: Config) -> None:
            "even for positions=rope")  # fmt: skip
   _require(m.positions != "sinusoidal" or m.d_model % 2 == 0, f"{path}.d_model", m.d_model,
            "even for positions=sinusoidal")  # fmt: skip
+  obstacle = cudnn_obstacle(m.dtype, m.head_dim)
+  _require(not (m.attention == "cudnn" and obstacle), f"{path}.attention", m.attention,
+           f"auto or blocks {obstacle}")  # fmt: skip
   _require(0 <= m.dropout < 1, f"{path}.dropout", m.dropout, "in [0, 1)")
   _require(m.vocab_size >= t.vocab_size, f"{path}.vocab_size", m.vocab_size,
            f"at least the task's {t.vocab_size}")  # fmt: skip

@@ -6,17 +6,107 @@ would keep or compute more than is needed. Every one is tested against autodiff 
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from lm_jax.config import cudnn_obstacle
+from lm_jax.strict import ConfigError
 
 # Finite, so that a row with every key masked gives zeros' average and not NaN.
 MASKED = -0.7 * float(np.finfo(np.float32).max)
 
 
+# --- precision --------------------------------------------------------------------------------
+
+
+def widen(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+  """Returns x in float32, in which statistics, sums and exponentials are computed; float64 stays."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def multiply(spec: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Returns einsum(spec, a, b) summed in float32 and kept so; bfloat16 factors have bfloat16 products.
+
+  Autodiff alone would multiply the float32 gradient of a product of bfloat16 by its bfloat16 factors: a
+  float32 product, several times slower where bfloat16 is fast.
+  """
+  wide = jnp.promote_types(a.dtype, jnp.float32)
+  return jnp.einsum(spec, a, b) if a.dtype == wide else _narrow_multiply(spec, a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _narrow_multiply(spec: str, a: Array, b: Array) -> Array:
+  return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+
+
+def _narrow_multiply_forward(spec: str, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _narrow_multiply(spec, a, b), (a, b)
+
+
+def _narrow_multiply_backward(spec: str, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+  _, pull = jax.vjp(functools.partial(jnp.einsum, spec), *saved)
+  return pull(dy.astype(saved[0].dtype))
+
+
+_narrow_multiply.defvjp(_narrow_multiply_forward, _narrow_multiply_backward)
+
+
 # --- attention --------------------------------------------------------------------------------
+
+
+def attention_kernel(requested: str, backend: str, dtype: str, head_dim: int) -> str:
+  """Returns "cudnn" or "blocks", given config.model.attention and what there is; raises ConfigError.
+
+  Args:
+    backend: see `attention_backend`.
+  """
+  obstacle = cudnn_obstacle(dtype, head_dim)
+  if not obstacle and backend != "gpu":
+    obstacle = f"on {backend}: cuDNN needs an NVIDIA GPU of compute capability 8.0 or more"
+  if requested == "cudnn" and obstacle:
+    raise ConfigError(f"config.model.attention='cudnn': must be auto or blocks {obstacle}")
+  return "blocks" if requested == "blocks" or obstacle else "cudnn"
+
+
+def attention_backend() -> str:
+  """Returns "gpu" where cuDNN's attention runs, else a name of the devices there are."""
+  backend = jax.default_backend()
+  if backend != "gpu":
+    return backend
+  device = jax.local_devices()[0]
+  if "cuda" not in device.client.platform_version:
+    return "a GPU that is not NVIDIA's"
+  capability = device.compute_capability
+  return "gpu" if float(capability) >= 8 else f"compute capability {capability}"
+
+
+def attend_fused(
+  q_BTNH: Float[Array, "B T N H"],
+  k_BSKH: Float[Array, "B S K H"],
+  v_BSKH: Float[Array, "B S K H"],
+  *,
+  causal: bool,
+  padding_BS: Bool[Array, "B S"] | None = None,
+  scale: float | None = None,
+  implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "B T N H"]:
+  """`attend` by `jax.nn.dot_product_attention`: cuDNN's flash attention (arXiv:2205.14135), never [T, S].
+
+  Padding is the exception: it goes to cuDNN as a [B, 1, T, S] bias in the dtype of q.
+
+  Args:
+    implementation: "xla" takes the same arguments on any backend, for tests.
+  """
+  (B, T), S = q_BTNH.shape[:2], k_BSKH.shape[1]
+  mask = None if padding_BS is None else jnp.broadcast_to(~padding_BS[:, None, None, :], (B, 1, T, S))
+  return jax.nn.dot_product_attention(
+    q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, is_causal=causal, implementation=implementation
+  )
 
 
 def attend(
@@ -26,64 +116,106 @@ def attend(
   *,
   causal: bool,
   padding_BS: Bool[Array, "B S"] | None = None,
+  scale: float | None = None,
   blocks: list[tuple[int, int, int]] | None = None,
+  recompute: int | None = None,
 ) -> Float[Array, "B T N H"]:
-  """Returns softmax(q k^T / sqrt(H)) v, grouped: query head n reads kv-head n // (N/K).
+  """Returns softmax(scale q k^T) v, grouped: query head n reads kv-head n // (N/K).
 
   Args:
     causal: query t sees the keys 0..t only (S = T).
     padding_BS: true at keys that no query may see. A query with no key to see gets their plain mean.
+    scale: default: 1 / sqrt(H).
     blocks: (first query, end of queries, end of keys) blocks that cover the queries; the scores of a
       block are computed for its keys only. Default: one block.
+    recompute: the weights of so many queries are held at a time, and computed again for the backward
+      pass. Default: those of all queries are kept for it.
   """
   B, T, N, H = q_BTNH.shape
   S, K = k_BSKH.shape[1:3]
+  q_BTNH = q_BTNH / math.sqrt(H) if scale is None else q_BTNH * scale
   # Head-major, so that each head's products are plain matrix products; a group's queries are its rows.
-  q_BKGTH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
   k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-  visible = np.tril(np.ones((T, S), bool)) if causal else np.ones((T, S), bool)
 
-  def block(start: int, end: int, keys: int) -> Float[Array, "B K G C H"]:
-    scores = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH[:, :, :, start:end], k_BKSH[:, :, :keys])
-    mask = visible[None, None, None, start:end, :keys]
+  def mix(q_BKGCH: Array, query_C: Array | np.ndarray, keys: int) -> Float[Array, "B K G C H"]:
+    scores = multiply("BKGTH,BKSH->BKGTS", q_BKGCH, k_BKSH[:, :, :keys])
+    mask = query_C[:, None] >= np.arange(keys)[None] if causal else np.ones((1, keys), bool)
+    mask = mask[None, None, None]
     if padding_BS is not None:
       mask = mask & ~padding_BS[:, None, None, None, :keys]
     if not isinstance(mask, np.ndarray) or not mask.all():
       scores = jnp.where(mask, scores, MASKED)
     # The maximum only guards exp; no gradient flows through it.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = jnp.einsum("BKGTS,BKSH->BKGTH", weights, v_BKSH[:, :, :keys])
+    mixed = multiply("BKGTS,BKSH->BKGTH", weights.astype(v_BKSH.dtype), v_BKSH[:, :, :keys])
     # Dividing after the product touches [T, H] values instead of [T, S].
-    return mixed / weights.sum(-1, keepdims=True)
+    return (mixed / weights.sum(-1, keepdims=True)).astype(q_BKGCH.dtype)
+
+  def block(start: int, end: int, keys: int) -> Float[Array, "B K G C H"]:
+    q_BKGCH = q_BKGTH[:, :, :, start:end]
+    if recompute is None:
+      return mix(q_BKGCH, np.arange(start, end), keys)
+    again = jax.checkpoint(functools.partial(mix, keys=keys))
+    return _map_rows(again, q_BKGCH, start, recompute)
 
   out_BKGTH = jnp.concatenate([block(*b) for b in blocks or [(0, T, S)]], axis=3)
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+def _map_rows(
+  f: Callable[[Array, Array], Array], q_BKGCH: Float[Array, "B K G C H"], start: int, size: int
+) -> Float[Array, "B K G C H"]:
+  """Returns f(queries, their positions) on `size` queries at a time, one after another."""
+  B, K, G, C, H = q_BKGCH.shape
+  n, parts = C // size, []
+  if n:
+    q_nBKGcH = jnp.moveaxis(q_BKGCH[:, :, :, : n * size].reshape(B, K, G, n, size, H), 3, 0)
+    queries = start + jnp.arange(n * size).reshape(n, size)
+    out_nBKGcH = jax.lax.map(lambda part: f(*part), (q_nBKGcH, queries))
+    parts.append(jnp.moveaxis(out_nBKGcH, 0, 3).reshape(B, K, G, n * size, H))
+  if C % size:
+    parts.append(f(q_BKGCH[:, :, :, n * size :], start + jnp.arange(n * size, C)))
+  return jnp.concatenate(parts, axis=3)
+
+
 # --- products ---------------------------------------------------------------------------------
 
 
-@jax.custom_vjp
-def project(x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"]) -> Float[Array, "M F"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(
+  x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], dtype: jax.typing.DTypeLike | None = None
+) -> Float[Array, "M F"]:
   """Returns x W, with its weight gradient computed in the orientation that is fast on CPU.
 
   [D, M] @ [M, F] takes twice the time of its transpose when D > F (XLA:CPU); the barrier keeps the
   compiler from folding the transposition back into the product.
+
+  W is cast to the dtype of x, and so is the gradient of the result; that of W is summed in its own dtype.
+
+  Args:
+    dtype: of the result; that of x.
   """
-  return x_MD @ w_DF
+  return jnp.matmul(x_MD, w_DF.astype(x_MD.dtype), preferred_element_type=dtype)
 
 
-def _project_forward(x_MD: Array, w_DF: Array) -> tuple[Array, tuple[Array, Array]]:
-  return x_MD @ w_DF, (x_MD, w_DF)
+def _project_forward(
+  x_MD: Array, w_DF: Array, dtype: jax.typing.DTypeLike | None
+) -> tuple[Array, tuple[Array, Array]]:
+  return project(x_MD, w_DF, dtype), (x_MD, w_DF)
 
 
-def _project_backward(saved: tuple[Array, Array], dy_MF: Array) -> tuple[Array, Array]:
+def _project_backward(
+  dtype: jax.typing.DTypeLike | None, saved: tuple[Array, Array], dy_MF: Array
+) -> tuple[Array, Array]:
   x_MD, w_DF = saved
+  dy_MF = dy_MF.astype(x_MD.dtype)
+  product = functools.partial(jnp.einsum, preferred_element_type=w_DF.dtype)
   if w_DF.shape[0] <= w_DF.shape[1]:
-    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MD,MF->DF", x_MD, dy_MF))
+    dw_DF = jax.lax.optimization_barrier(product("MD,MF->DF", x_MD, dy_MF))
   else:
-    dw_DF = jax.lax.optimization_barrier(jnp.einsum("MF,MD->FD", dy_MF, x_MD)).T
-  return jnp.einsum("MF,DF->MD", dy_MF, w_DF), dw_DF
+    dw_DF = jax.lax.optimization_barrier(product("MF,MD->FD", dy_MF, x_MD)).T
+  return jnp.einsum("MF,DF->MD", dy_MF, w_DF.astype(x_MD.dtype)), dw_DF
 
 
 project.defvjp(_project_forward, _project_backward)
@@ -101,7 +233,8 @@ def gelu(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
   The gradient computes the tanh again: that is cheaper than a second pass over memory to keep it, and
   halves what an MLP holds for the backward pass.
   """
-  return 0.5 * x * (1 + jnp.tanh(_GELU_SLOPE * (x + _GELU_CUBIC * x * x * x)))
+  dtype, x = x.dtype, widen(x)
+  return (0.5 * x * (1 + jnp.tanh(_GELU_SLOPE * (x + _GELU_CUBIC * x * x * x)))).astype(dtype)
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
@@ -109,9 +242,10 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
+  dtype, x, dy = x.dtype, widen(x), widen(dy)
   t = jnp.tanh(_GELU_SLOPE * x * (1 + _GELU_CUBIC * x * x))
   slope = _GELU_SLOPE * (1 + 3 * _GELU_CUBIC * x * x)
-  return (dy * 0.5 * (1 + t + x * (1 - t * t) * slope),)
+  return ((dy * 0.5 * (1 + t + x * (1 - t * t) * slope)).astype(dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
@@ -124,7 +258,7 @@ def normalize(
   """Returns (x - mean) / sqrt(variance + epsilon) * scale; without `center` the mean is taken as 0.
 
   The gradient is the textbook's, in the normalized values: dx = (g - mean(g) - y mean(g y)) / std with
-  g = dy * scale, as one pass with its two means.
+  g = dy * scale, as one pass with its two means. Means and products are in float32 whatever x is in.
   """
   return _normalize_forward(x_MD, scale_D, epsilon, center)[0]
 
@@ -132,23 +266,25 @@ def normalize(
 def _normalize_forward(
   x_MD: Array, scale_D: Array, epsilon: float, center: bool
 ) -> tuple[Array, tuple[Array, Array, Array]]:
+  dtype, x_MD = x_MD.dtype, widen(x_MD)
   if center:
     x_MD = x_MD - x_MD.mean(-1, keepdims=True)
   inverse_M1 = jax.lax.rsqrt(jnp.square(x_MD).mean(-1, keepdims=True) + epsilon)
   unit_MD = x_MD * inverse_M1
-  return unit_MD * scale_D[None], (unit_MD, inverse_M1, scale_D)
+  return (unit_MD * scale_D[None]).astype(dtype), (unit_MD.astype(dtype), inverse_M1, scale_D)
 
 
 def _normalize_backward(
   epsilon: float, center: bool, saved: tuple[Array, Array, Array], dy_MD: Array
 ) -> tuple[Array, Array]:
   unit_MD, inverse_M1, scale_D = saved
+  dtype, unit_MD, dy_MD = unit_MD.dtype, widen(unit_MD), widen(dy_MD)
   g_MD = dy_MD * scale_D[None]
   along_M1 = (g_MD * unit_MD).mean(-1, keepdims=True)
   dx_MD = g_MD - unit_MD * along_M1
   if center:
     dx_MD -= g_MD.mean(-1, keepdims=True)
-  return dx_MD * inverse_M1, (dy_MD * unit_MD).sum(0)
+  return (dx_MD * inverse_M1).astype(dtype), (dy_MD * unit_MD).sum(0)
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -177,3 +313,67 @@ def _token_nll_backward(saved: tuple[Array, Array, Array], dy: Array) -> tuple[A
 
 
 token_nll.defvjp(_token_nll_forward, _token_nll_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def chunked_nll(
+  x_BPD: Float[Array, "B P D"], w_DV: Float[Array, "D V"], targets_BP: Int[Array, "B P"], size: int
+) -> Float[Array, "B P"]:
+  """Returns `token_nll(x W, targets)` with the logits of `size` positions at a time, never of all.
+
+  The gradient computes each chunk's logits again, one product more; nothing of size V is kept. Chunks are
+  of positions, so that the batch, which may be spread over devices, stays whole.
+  """
+  return _chunked_nll_forward(x_BPD, w_DV, targets_BP, size)[0]
+
+
+def _chunks(x_BP: Shaped[Array, "B P ..."], size: int) -> Shaped[Array, "n B C ..."]:
+  """Returns x in ceil(P / size) chunks of positions as equal as can be, zeros after the last."""
+  B, P = x_BP.shape[:2]
+  n = -(-P // size)
+  C = -(-P // n)
+  x_BP = jnp.pad(x_BP, [(0, 0), (0, n * C - P)] + [(0, 0)] * (x_BP.ndim - 2))
+  return jnp.moveaxis(x_BP.reshape(B, n, C, *x_BP.shape[2:]), 1, 0)
+
+
+def _unchunk(x_nBC: Shaped[Array, "n B C ..."], P: int) -> Shaped[Array, "B P ..."]:
+  n, B, C = x_nBC.shape[:3]
+  return jnp.moveaxis(x_nBC, 0, 1).reshape(B, n * C, *x_nBC.shape[3:])[:, :P]
+
+
+def _chunked_nll_forward(
+  x_BPD: Array, w_DV: Array, targets_BP: Array, size: int
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+  wide, P = jnp.promote_types(x_BPD.dtype, jnp.float32), targets_BP.shape[1]
+
+  def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
+    x_BCD, targets_BC = part
+    logits_MV = project(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, wide)
+    nll_M, (_, _, log_total_M) = _token_nll_forward(logits_MV, targets_BC.reshape(-1))
+    return nll_M.reshape(targets_BC.shape), log_total_M.reshape(targets_BC.shape)
+
+  nll, log_total = jax.lax.map(chunk, (_chunks(x_BPD, size), _chunks(targets_BP, size)))
+  return _unchunk(nll, P), (x_BPD, w_DV, targets_BP, _unchunk(log_total, P))
+
+
+def _chunked_nll_backward(
+  size: int, saved: tuple[Array, Array, Array, Array], dy_BP: Array
+) -> tuple[Array, Array, None]:
+  x_BPD, w_DV, targets_BP, log_total_BP = saved
+  wide = jnp.promote_types(x_BPD.dtype, jnp.float32)
+
+  def chunk(dw_DV: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
+    x_BCD, *rest = part
+    x_MD = x_BCD.reshape(-1, x_BCD.shape[-1])
+    targets_M, log_total_M, dy_M = (y.reshape(-1) for y in rest)
+    logits_MV = project(x_MD, w_DV, wide)
+    dlogits_MV, _ = _token_nll_backward((logits_MV, targets_M, log_total_M), dy_M)
+    dx_MD, more_DV = _project_backward(wide, (x_MD, w_DV), dlogits_MV)
+    return dw_DV + more_DV, dx_MD.reshape(x_BCD.shape)
+
+  parts = tuple(_chunks(y, size) for y in (x_BPD, targets_BP, log_total_BP, dy_BP))
+  dw_DV, dx = jax.lax.scan(chunk, jnp.zeros_like(w_DV), parts)
+  return _unchunk(dx, targets_BP.shape[1]), dw_DV, None
+
+
+chunked_nll.defvjp(_chunked_nll_forward, _chunked_nll_backward)

@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax import kernels, parametrization, sharding
 from lm_jax.config import ModelConfig
+
+PRODUCT = "product"  # the name, to rematerialization, of what a product with weights gives
 
 # --- initialization ---------------------------------------------------------------------------
 
@@ -87,7 +90,7 @@ def rotate(
   """Rotates the pairs (i, i + H/2) of each head by its position's angles (GPT-NeoX's pairing)."""
   cos, sin = cos_TX[None, :, None, :], sin_TX[None, :, None, :]
   a, b = jnp.split(x_BTNH, 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
 # --- modules ----------------------------------------------------------------------------------
@@ -120,9 +123,15 @@ def linear(
     return [y for one in weights for y in linear(x_MD, one, axis=axis)]
   matrices = [matrix for matrix, _ in weights]
   y_MF = kernels.project(x_MD, matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1))
+  y_MF = checkpoint_name(y_MF, PRODUCT)
   ends = np.cumsum([matrix.shape[1] for matrix in matrices])
   parts = jnp.split(y_MF, ends[:-1], axis=1)
-  return [y if bias is None else y + bias[None] for y, (_, bias) in zip(parts, weights, strict=True)]
+  return [y if bias is None else add(y, bias) for y, (_, bias) in zip(parts, weights, strict=True)]
+
+
+def add(x_MD: Float[Array, "M D"], bias_D: Float[Array, "D"]) -> Float[Array, "M D"]:
+  """Returns x + bias in the dtype of x, added in float32: the gradient of the bias is a sum over M."""
+  return (kernels.widen(x_MD) + bias_D[None]).astype(x_MD.dtype)
 
 
 class Norm(nn.Module):
@@ -136,8 +145,28 @@ class Norm(nn.Module):
     scale = self.param("scale", nn.initializers.ones, (x_MD.shape[-1],))
     y_MD = kernels.normalize(x_MD, jnp.asarray(scale), c.norm_epsilon, c.norm == "layernorm")
     if c.norm == "layernorm" and c.use_bias:
-      y_MD += self.param("bias", nn.initializers.zeros, (x_MD.shape[-1],))[None]
+      bias = self.param("bias", nn.initializers.zeros, (x_MD.shape[-1],))
+      y_MD = add(y_MD, jnp.asarray(bias))
     return y_MD
+
+
+def attend(
+  c: ModelConfig,
+  q_BTNH: Float[Array, "B T N H"],
+  k_BTKH: Float[Array, "B T K H"],
+  v_BTKH: Float[Array, "B T K H"],
+  padding_BT: Bool[Array, "B T"] | None,
+) -> Float[Array, "B T N H"]:
+  """Returns the model's attention by the kernel that `config.attention` and the backend choose."""
+  T = q_BTNH.shape[1]
+  kernel = kernels.attention_kernel(c.attention, kernels.attention_backend(), c.dtype, c.head_dim)
+  # cuDNN takes padding as a bias, whose sides must be even to have a gradient.
+  if kernel == "cudnn" and (padding_BT is None or T % 2 == 0):
+    return kernels.attend_fused(q_BTNH, k_BTKH, v_BTKH, causal=c.causal, padding_BS=padding_BT)
+  return kernels.attend(
+    q_BTNH, k_BTKH, v_BTKH, causal=c.causal, padding_BS=padding_BT,
+    blocks=c.query_blocks(T), recompute=c.recomputed_queries(T),
+  )  # fmt: skip
 
 
 class Attention(nn.Module):
@@ -167,7 +196,7 @@ class Attention(nn.Module):
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     q = scaled(q, parametrization.attention_multiplier(c))
-    out = kernels.attend(q, k, v, causal=c.causal, padding_BS=padding_BT, blocks=c.query_blocks(T))
+    out = attend(c, q, k, v, padding_BT)
     out_MX = sharding.constrain(
       out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS
     )
@@ -242,8 +271,9 @@ class Embedding(nn.Module):
     self.table = self.param("table", embedding_init(self.config), (self.num_rows, self.config.d_model))
 
   def __call__(self, tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
-    # Gathered over fsdp as a whole: rows whose columns lie on several devices would have to move after.
+    # A gather: the one-hot product is slower even for 12 tokens (experiments/004_kernels). Over fsdp the
+    # table is brought together first: rows whose columns lie on several devices would have to move after.
     return sharding.constrain(self.table, sharding.VOCAB, None)[tokens_M]
 
-  def attend(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M V"]:
-    return kernels.project(x_MD, self.table.T)
+  def output_matrix(self) -> Float[Array, "D V"]:
+    return self.table.T

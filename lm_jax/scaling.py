@@ -10,7 +10,8 @@ import math
 from lm_jax.config import Config, ModelConfig, loss_positions
 from lm_jax.strict import ConfigError
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = 4  # of a parameter, gradient or moment, whatever the dtype of activations
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 # A backward pass has, for every product of the forward pass, two of the same size: the gradients of its
 # two factors. It is exact here, as even the first layer's input (the embedding) needs its gradient.
@@ -131,7 +132,12 @@ def tokens_per_step(config: Config) -> int:
 
 
 def step_flops(config: Config) -> int:
-  """Returns the matrix-product FLOPs of one update, the output layer at the loss's positions only."""
+  """Returns the matrix-product FLOPs of one update, the output layer at the loss's positions only.
+
+  They are those of the mathematics: what is computed again to save memory (`remat`, the attention weights
+  of long sequences, chunks of logits) does not count, as is the convention of model FLOP utilization
+  (arXiv:2204.02311, appendix B).
+  """
   labels = len(loss_positions(config.task))
   sequence = forward_flops(config.model, config.task.sequence_length, labels)
   return FORWARD_AND_BACKWARD * config.train.batch_size * sequence
@@ -159,25 +165,56 @@ def chinchilla_tokens(num_params: int, ratio: float = 20) -> int:
 # --- memory and time --------------------------------------------------------------------------
 
 
-def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
-  """Estimates the floats that one sequence's forward pass keeps for the backward pass.
+def _token_floats(m: ModelConfig) -> tuple[int, int]:
+  """Returns the activations of one token in one layer: what products with weights give, and the others.
 
-  A token keeps, in each layer, the residual stream and its normed copy before each sublayer (2 D),
+  The first are query, key, value and the MLP's hidden values. The others are the residual stream and its
+  normed copy before each sublayer, what attention mixed, and the hidden values after the activation;
+  attention weights are neither.
+  """
+  sublayers = 1 if m.parallel_block or m.attention_only else 2
+  query, kv = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim
+  hidden = [m.d_ff] * (len(mlp_matrices(m)) - 1)
+  return query + 2 * kv + sum(hidden), 2 * sublayers * m.d_model + query + (m.d_ff if hidden else 0)
+
+
+def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
+  """Estimates the floats that one sequence's forward pass computes and its backward pass reads.
+
+  A token has, in each layer, the residual stream and its normed copy before each sublayer (2 D),
   query, key, value and what attention mixed (2 N H + 2 K H), attention weights (N for every key it is
   compared with), and the MLP's hidden values before and after the activation (2 F; 3 F for SwiGLU):
   16 D + N T for the plain block, less what causal blocks leave out.
-  A label position keeps its input, logits and their softmax (D + 2 V).
+  A label position has its input, logits and their softmax (D + 2 V).
   """
-  sublayers = 1 if m.parallel_block or m.attention_only else 2
-  heads = 2 * (m.num_heads + m.num_kv_heads) * m.head_dim
-  hidden = len(mlp_matrices(m)) * m.d_ff
-  token = 2 * sublayers * m.d_model + heads + hidden
-  layer = sequence_length * token + m.num_heads * attention_pairs(m, sequence_length)
+  layer = sequence_length * sum(_token_floats(m)) + m.num_heads * attention_pairs(m, sequence_length)
   return m.num_layers * layer + num_labels * (m.d_model + 2 * m.vocab_size)
 
 
 def _sequence_floats(config: Config) -> int:
   return activation_floats(config.model, config.task.sequence_length, len(loss_positions(config.task)))
+
+
+def activation_bytes(m: ModelConfig, sequence_length: int, num_labels: int, batch: int) -> int:
+  """Estimates the peak bytes of activations of training on `batch` sequences.
+
+  They are 1.5 x `activation_floats` in the dtype of the model, attention weights and logits in float32.
+  What is computed again needs room for a part at a time: attention weights of long sequences for a few
+  queries, logits of large vocabularies for a chunk (once, as their softmax takes their place), and blocks
+  for one of them, besides what `remat` keeps of each.
+  """
+  T, rows, floats = sequence_length, m.recomputed_queries(sequence_length), DTYPE_BYTES[m.dtype]
+  products, others = _token_floats(m)
+  weights = m.num_heads * (attention_pairs(m, T) if rows is None else 0)
+  block = T * floats * (products + others) + FLOAT_BYTES * weights
+  kept = {"none": 0, "products": products + 2 * m.d_model, "block": m.d_model}[m.remat]
+  passing = block * (m.num_layers if m.remat == "none" else 1)
+  if rows is not None:
+    passing += FLOAT_BYTES * m.num_heads * 3 * rows * T  # scores, weights and a gradient
+  chunk = m.loss_chunk(batch, num_labels)
+  logits = FLOAT_BYTES * m.vocab_size * (2 * num_labels if chunk == num_labels else chunk)
+  passing += num_labels * floats * m.d_model + logits
+  return batch * (m.num_layers * T * floats * kept + round(ACTIVATION_OVERHEAD * passing))
 
 
 def optimizer_floats(config: Config) -> int:
@@ -204,14 +241,16 @@ def optimizer_floats(config: Config) -> int:
 def memory_bytes(config: Config) -> int:
   """Estimates the peak bytes of training in one process that holds the whole batch.
 
-  4 bytes x (parameters + gradients (twice when accumulated) + the optimizer's moments + 1.5 x activations
-  of the sequences that pass at a time). Leaves out the program, the data and the allocator's waste.
+  4 bytes x (parameters + gradients (twice when accumulated) + the optimizer's moments), and the activations
+  of the sequences that pass at a time (`activation_bytes`). Leaves out the program, the data and the
+  allocator's waste.
   """
   params = count_params(config.model).total
   splits = config.train.grad_accum_steps
   gradients = params * (1 if splits == 1 else 2)
-  activations = round(ACTIVATION_OVERHEAD * (config.train.batch_size // splits) * _sequence_floats(config))
-  return FLOAT_BYTES * (params + gradients + optimizer_floats(config) + activations)
+  T, labels = config.task.sequence_length, len(loss_positions(config.task))
+  activations = activation_bytes(config.model, T, labels, config.train.batch_size // splits)
+  return FLOAT_BYTES * (params + gradients + optimizer_floats(config)) + activations
 
 
 def seconds_per_step(config: Config, flops_per_second: float) -> float:

@@ -41,13 +41,12 @@ def make_loss(config: Config) -> Callable:
   model, positions = Transformer(config.model), loss_positions(config.task)
 
   def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    logits = model.apply(
+    nll = model.apply(
       {"params": params}, batch.tokens, label_positions=positions,
+      targets_BP=take_positions(batch.targets, positions),
       deterministic=config.model.dropout == 0, rngs={"dropout": key},
     )  # fmt: skip
-    targets = take_positions(batch.targets, positions)
-    weights = take_positions(batch.weights, positions)
-    return objectives.causal_lm_loss(logits, targets, weights)
+    return objectives.causal_lm_loss(nll, take_positions(batch.weights, positions))
 
   return loss
 
