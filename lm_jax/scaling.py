@@ -201,19 +201,18 @@ def activation_bytes(m: ModelConfig, sequence_length: int, num_labels: int, batc
   They are 1.5 x `activation_floats` in the dtype of the model, attention weights and logits in float32.
   What is computed again needs room for a part at a time: attention weights of long sequences for a few
   queries, logits of large vocabularies for a chunk (once, as their softmax takes their place), and blocks
-  for one of them, besides what `remat` keeps of each.
+  for one of them, besides what `remat` keeps of each; that one passes when the logits are gone.
   """
   T, rows, floats = sequence_length, m.recomputed_queries(sequence_length), DTYPE_BYTES[m.dtype]
   products, others = _token_floats(m)
   weights = m.num_heads * (attention_pairs(m, T) if rows is None else 0)
   block = T * floats * (products + others) + FLOAT_BYTES * weights
-  kept = {"none": 0, "products": products + 2 * m.d_model, "block": m.d_model}[m.remat]
-  passing = block * (m.num_layers if m.remat == "none" else 1)
-  if rows is not None:
-    passing += FLOAT_BYTES * m.num_heads * 3 * rows * T  # scores, weights and a gradient
+  loop = 0 if rows is None else FLOAT_BYTES * m.num_heads * 3 * rows * T  # scores, weights and a gradient
   chunk = m.loss_chunk(batch, num_labels)
-  logits = FLOAT_BYTES * m.vocab_size * (2 * num_labels if chunk == num_labels else chunk)
-  passing += num_labels * floats * m.d_model + logits
+  head = num_labels * floats * m.d_model
+  head += FLOAT_BYTES * m.vocab_size * (2 * num_labels if chunk == num_labels else chunk)
+  kept = {"none": 0, "products": products + 2 * m.d_model, "block": m.d_model}[m.remat]
+  passing = m.num_layers * block + loop + head if m.remat == "none" else max(block + loop, head)
   return batch * (m.num_layers * T * floats * kept + round(ACTIVATION_OVERHEAD * passing))
 
 

@@ -231,6 +231,14 @@ RECALL = {"name": "associative_recall"}
       {"model": {"parallel_block": True, "norm_position": "post"}},
       "model.norm_position='post': must be pre for parallel_block=true",
     ),
+    (
+      {"model": {"attention": "cudnn"}},
+      "model.attention='cudnn': must be auto or blocks for dtype=float32: cuDNN's kernel takes bfloat16",
+    ),
+    (
+      {"model": {"attention": "cudnn", "dtype": "bfloat16", "head_dim": 12}},
+      "model.attention='cudnn': must be auto or blocks for head_dim=12: cuDNN's kernel takes multiples of 8",
+    ),
     ({"train": {"num_steps": -1}}, "train.num_steps=-1: must be greater than 0"),
     ({"train": {"batch_size": 0}}, "train.batch_size=0: must be greater than 0"),
     (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lm_jax import kernels
+from lm_jax.strict import ConfigError
 
 
 def plain_project(x, w):
@@ -31,6 +32,20 @@ def plain_nll(logits):
 TARGETS = np.array([0, 4, 4, 1, 2, 3])
 M, D, F = 6, 5, 9
 
+
+def chunked_nll(size):
+  """Two sequences of three positions, `size` positions at a time."""
+
+  def nll(x, w):
+    return kernels.chunked_nll(x.reshape(2, 3, D), w, jnp.asarray(TARGETS.reshape(2, 3)), size).reshape(-1)
+
+  return nll
+
+
+def plain_nll_of_product(x, w):
+  return plain_nll(x @ w)
+
+
 CASES = {
   "project, D < F": (kernels.project, plain_project, [(M, D), (D, F)]),
   "project, D > F": (kernels.project, plain_project, [(M, F), (F, D)]),
@@ -38,6 +53,9 @@ CASES = {
   "layernorm": (lambda x, s: kernels.normalize(x, s, 1e-3, True), plain_normalize(1), [(M, D), (D,)]),
   "rmsnorm": (lambda x, s: kernels.normalize(x, s, 1e-3, False), plain_normalize(0), [(M, D), (D,)]),
   "nll": (lambda x: kernels.token_nll(x, jnp.asarray(TARGETS)), plain_nll, [(M, D)]),
+  "nll in chunks of 1": (chunked_nll(1), plain_nll_of_product, [(M, D), (D, F)]),
+  "nll in chunks of 2": (chunked_nll(2), plain_nll_of_product, [(M, D), (D, F)]),
+  "nll in one chunk": (chunked_nll(3), plain_nll_of_product, [(M, D), (D, F)]),
 }
 
 
@@ -73,3 +91,78 @@ def test_nll_of_extreme_logits_is_finite_and_exact():
   logits = jnp.asarray([[1e4, -1e4], [-1e4, 1e4]], jnp.float32)
   np.testing.assert_array_equal(kernels.token_nll(logits, jnp.asarray([0, 0])), [0, 2e4])
   assert np.isfinite(jax.grad(lambda x: kernels.token_nll(x, jnp.asarray([0, 0])).sum())(logits)).all()
+
+
+# --- bfloat16: rounded once, at the end ---------------------------------------------------------------
+
+
+def bfloat16(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+  "f", [kernels.gelu, lambda x: kernels.normalize(x, jnp.ones(64), 1e-5, True)], ids=["gelu", "layernorm"]
+)
+def test_elementwise_work_on_bfloat16_is_that_on_float32_rounded(f):
+  x, dy = bfloat16(32, 64), bfloat16(32, 64, seed=1)
+  (narrow, pull), (wide, wide_pull) = jax.vjp(f, x), jax.vjp(f, x.astype(jnp.float32))
+  np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
+  (dx,), (wide_dx,) = pull(dy), wide_pull(dy.astype(jnp.float32))
+  assert dx.dtype == jnp.bfloat16
+  np.testing.assert_allclose(dx.astype(jnp.float32), wide_dx, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 48), (48, 16)])
+def test_weight_gradients_of_bfloat16_activations_are_summed_in_float32(rows, columns):
+  """Over 4096 tokens a sum in bfloat16, of 8 bits, would stop growing after some 256 of them."""
+  x = jnp.ones((4096, rows), jnp.bfloat16)
+  y, pull = jax.vjp(kernels.project, x, jnp.ones((rows, columns), jnp.float32))
+  dx, dw = pull(jnp.full(y.shape, 1 + 2**-7, y.dtype))
+  assert (y.dtype, dx.dtype, dw.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+  np.testing.assert_array_equal(dw, 4096 + 32)
+
+
+def test_products_of_bfloat16_are_float32_and_their_gradients_near_the_exact_ones():
+  a, b, dy = bfloat16(6, 32), bfloat16(32, 9, seed=1), np.random.default_rng(2).normal(size=(6, 9))
+  y, pull = jax.vjp(lambda a, b: kernels.multiply("MD,DF->MF", a, b), a, b)
+  da, db = pull(jnp.asarray(dy, jnp.float32))
+  assert (y.dtype, da.dtype, db.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  np.testing.assert_allclose(y, a @ b, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(np.asarray(da, np.float64), dy @ b.T, rtol=0.02, atol=0.1)
+  np.testing.assert_allclose(np.asarray(db, np.float64), a.T @ dy, rtol=0.02, atol=0.1)
+
+
+# --- which attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("requested", "backend", "dtype", "head_dim", "expected"),
+  [
+    ("auto", "gpu", "bfloat16", 64, "cudnn"),
+    ("auto", "gpu", "float16", 128, "cudnn"),
+    ("auto", "gpu", "float32", 64, "blocks"),
+    ("auto", "gpu", "bfloat16", 36, "blocks"),
+    ("auto", "gpu", "bfloat16", 136, "blocks"),
+    ("auto", "cpu", "bfloat16", 64, "blocks"),
+    ("auto", "tpu", "bfloat16", 64, "blocks"),
+    ("blocks", "gpu", "bfloat16", 64, "blocks"),
+    ("cudnn", "gpu", "bfloat16", 64, "cudnn"),
+  ],
+)
+def test_attention_kernel(requested, backend, dtype, head_dim, expected):
+  assert kernels.attention_kernel(requested, backend, dtype, head_dim) == expected
+
+
+@pytest.mark.parametrize(
+  ("backend", "dtype", "head_dim", "why"),
+  [
+    ("cpu", "bfloat16", 64, "on cpu: cuDNN needs an NVIDIA GPU"),
+    ("compute capability 7.0", "bfloat16", 64, "on compute capability 7.0: cuDNN needs"),
+    ("gpu", "float32", 64, "for dtype=float32: "),
+    ("gpu", "bfloat16", 36, "for head_dim=36: "),
+  ],
+)
+def test_cudnn_where_it_cannot_be_used_says_why(backend, dtype, head_dim, why):
+  with pytest.raises(ConfigError, match=f"config.model.attention='cudnn': must be auto or blocks {why}"):
+    kernels.attention_kernel("cudnn", backend, dtype, head_dim)

@@ -1,5 +1,6 @@
 """The Transformer: what it computes, what a position may depend on, and how it starts."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import reference
 from reference import random_params, tiny
 
+from lm_jax import config as configs
 from lm_jax.config import ModelConfig
 from lm_jax.model import Transformer
 
@@ -187,6 +189,63 @@ def test_a_tied_output_matrix_is_the_table():
   np.testing.assert_allclose(
     logits(params, tokens, model=tied), logits({**params, **output}, tokens, model=untied), rtol=0, atol=1e-5
   )
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize("positions", [None, (1, 3, 4)])
+def test_nll_of_targets_is_that_of_the_logits(positions, tie_embeddings, monkeypatch):
+  """In chunks too, of a vocabulary taken for large."""
+  model = tiny(tie_embeddings=tie_embeddings)
+  params, tokens = random_params(model), random_tokens(model)
+  targets = random_tokens(model, T=len(positions or tokens[0]), seed=1)
+  log_p = jax.nn.log_softmax(logits(params, tokens, model=model, label_positions=positions))
+  expected = -np.take_along_axis(np.asarray(log_p), np.asarray(targets)[..., None], -1)[..., 0]
+  monkeypatch.setattr(configs, "MIN_CHUNK_TOKENS", 1)
+  for most in (configs.DIRECT_LOGITS, 1):  # positions at a time: all; two
+    monkeypatch.setattr(configs, "DIRECT_LOGITS", most)
+    monkeypatch.setattr(configs, "CHUNK_LOGITS", 4 * model.vocab_size)
+    assert model.loss_chunk(2, targets.shape[1]) == (targets.shape[1] if most > 1 else 2)
+    out = Transformer(model).apply({"params": params}, tokens, label_positions=positions, targets_BP=targets)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+
+
+# --- bfloat16 and rematerialization -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", reference.PRESETS)
+def test_logits_of_bfloat16_are_float32_and_near(name):
+  wide, narrow = (preset(name, dtype=dtype) for dtype in ("float32", "bfloat16"))
+  params, tokens = random_params(wide), random_tokens(wide, B=4)
+  assert reference.shapes(narrow) == reference.shapes(wide)
+  exact, out = (logits(params, tokens, model=model) for model in (wide, narrow))
+  assert out.dtype == jnp.float32
+  error = np.abs(out - exact)
+  assert 0 < error.mean() < 0.02 * exact.std()
+  assert error.max() < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("remat", ["block", "products"])
+def test_what_is_computed_again_is_the_same(remat, scan_layers, dropout):
+  """Gradients, and so the dropout masks of the second time."""
+  plain = preset("llama", dropout=dropout, scan_layers=scan_layers)
+  params, tokens = random_params(plain), random_tokens(plain)
+
+  def value_and_grad(model):
+    def f(params):
+      rngs = {"dropout": jax.random.key(0)}
+      out = Transformer(model).apply({"params": params}, tokens, deterministic=dropout == 0, rngs=rngs)
+      return jnp.square(out).mean()
+
+    return jax.jit(jax.value_and_grad(f))(params)
+
+  again = dataclasses.replace(plain, remat=remat)
+  assert reference.shapes(again) == reference.shapes(plain)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max()),
+    value_and_grad(again), value_and_grad(plain),
+  )  # fmt: skip
 
 
 # --- dropout ----------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lm_jax import config as configs
-from lm_jax import scaling
+from lm_jax import scaling, step, tasks
 from lm_jax.config import Config, ModelConfig
 from lm_jax.model import Transformer
 from lm_jax.strict import ConfigError
+from lm_jax.tasks.base import Batch
 
 # --- random models ----------------------------------------------------------------------------------
 
@@ -178,6 +179,52 @@ def test_memory_is_near_what_xla_allocates(model, T):
   measured = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
   estimate = scaling.memory_bytes(config) - 4 * scaling.optimizer_floats(config)
   assert 1 / 1.5 < estimate / measured < 1.5
+
+
+def measured_bytes(config: Config) -> int:
+  """Returns XLA's bytes of a loss and its gradient: arguments, results and all between."""
+  batch = batch_shape(config)
+  grad = jax.jit(jax.value_and_grad(step.make_loss(config), has_aux=True))
+  memory = grad.lower(reference.shapes(config.model), batch, jax.random.key(0)).compile().memory_analysis()
+  return memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+
+
+def batch_shape(config: Config) -> Batch:
+  task = tasks.make_task(config.task)
+  return jax.eval_shape(lambda: task.sample(jax.random.key(0), config.train.batch_size, task.arrays))
+
+
+@pytest.mark.parametrize(
+  ("model", "T", "V", "B"),
+  [
+    ({"remat": "block"}, 128, 64, 8),
+    ({"remat": "products"}, 128, 64, 8),
+    ({"remat": "products", "scan_layers": True, "num_layers": 4}, 128, 64, 8),
+    ({}, 2048, 64, 1),
+    ({"remat": "block"}, 128, 10_000, 16),
+  ],
+)
+def test_memory_of_what_is_computed_again_is_near_what_xla_allocates(model, T, V, B):
+  config = make_config({"preset": "gpt2", "num_layers": 3, **model}, T, V, train={"batch_size": B})
+  estimate = scaling.memory_bytes(config) - 4 * scaling.optimizer_floats(config)
+  assert 1 / 1.5 < estimate / measured_bytes(config) < 1.5
+
+
+def test_activations_of_bfloat16_are_half_but_for_weights_and_logits():
+  wide, narrow = (reference.tiny(dtype=dtype) for dtype in ("float32", "bfloat16"))
+  sizes = [scaling.activation_bytes(m, 8, 2, 64) for m in (wide, narrow)]
+  # 8 queries of one block see 8 keys in 4 heads and 2 layers; two logits and their softmax at 2 labels.
+  floats = 2 * 4 * 8 * 8 + 2 * 2 * wide.vocab_size
+  assert 2 * sizes[1] - sizes[0] == 64 * 1.5 * 4 * floats
+
+
+def test_what_is_computed_again_does_not_count_as_flops():
+  """1100 tokens loop over queries: the program's products, run by run, are still those of the closed form."""
+  model = reference.tiny(context_length=1100, num_layers=1, d_model=8, num_heads=2)
+  jaxpr = jax.make_jaxpr(apply(model))(reference.shapes(model), token_shape(1, 1100)).jaxpr
+  assert product_flops(jaxpr) == scaling.forward_flops(model, 1100, 1100)
+  flops = [scaling.step_flops(make_config({"remat": remat}, 16, 8)) for remat in ("none", "block")]
+  assert flops[0] == flops[1]
 
 
 def test_optimizers_hold_what_they_should():
