@@ -102,6 +102,7 @@ class Journal:
       study=c.study, cell_id=cell_id(c), family=c.family, objective="causal_lm",
       params_total=count.total, params_nonembedding=count.nonembedding,
       flops_6nd=scaling.flops_6nd(c) * share, flops_exact=scaling.train_flops(c) * share,
+      flops_6nd_nonembedding=scaling.flops_6nd_nonembedding(c) * share,
       tokens=scaling.tokens_per_step(c) * at, step=at, seed=c.seed, task=c.task.name, split=split,
       wall_s=self._wall(), device=jax.devices()[0].device_kind, **row,
     )  # fmt: skip

@@ -56,6 +56,7 @@ def table(result: dict[str, Any]) -> str:
     "tokens",
     "FLOPs",
     "6ND",
+    "6ND non-emb.",
     "memory",
     "time",
   )
@@ -65,7 +66,8 @@ def table(result: dict[str, Any]) -> str:
     grid.add_row(
       row["cell_id"], row["label"], row["family"], str(row["seed"]), f"{row['params_total']:,}",
       f"{row['params_nonembedding']:,}", f"{row['tokens']:,}", f"{row['flops_exact']:.2e}",
-      f"{row['flops_6nd']:.2e}", f"{row['memory_bytes'] / 2**20:,.0f} MiB", duration(row["seconds"]),
+      f"{row['flops_6nd']:.2e}", f"{row['flops_6nd_nonembedding']:.2e}",
+      f"{row['memory_bytes'] / 2**20:,.0f} MiB", duration(row["seconds"]),
     )  # fmt: skip
   out = io.StringIO()
   Console(file=out, width=200, highlight=False).print(grid)

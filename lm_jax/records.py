@@ -22,7 +22,9 @@ class Record:
 
   `n_shots` is the number of demonstrations before the query, null for a value that has none; rows of
   summary metrics over a task's last shots carry `prompt_id` "window". `nll` is in nats a token,
-  `flops_*` are of training up to `step`, 6 N D and exact; `tokens` were trained on.
+  `tokens` were trained on and `flops_*` spent up to
+  `step`, in three measures (`lm_jax.scaling`): 6 N D with all parameters, 6 N D without the embeddings, and
+  the matrix products that were computed.
   """
 
   study: str
@@ -32,6 +34,7 @@ class Record:
   params_total: int
   params_nonembedding: int
   flops_6nd: float
+  flops_6nd_nonembedding: float
   flops_exact: float
   tokens: int
   step: int

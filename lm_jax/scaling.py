@@ -153,8 +153,21 @@ def flops_6nd(config: Config, num_steps: int | None = None) -> float:
 
   N is the total number of parameters, as in Chinchilla (arXiv:2203.15556), and D all tokens read.
   """
+  return _six_n_d(config, count_params(config.model).total, num_steps)
+
+
+def flops_6nd_nonembedding(config: Config, num_steps: int | None = None) -> float:
+  """Returns 6 N D of `num_steps` updates (default: the whole run) with N the parameters but embeddings.
+
+  The compute axis of Kaplan et al. (arXiv:2001.08361, section 2.1), whose exponents differ from Chinchilla's
+  partly by what this N leaves out (Pearce & Song, arXiv:2406.12907).
+  """
+  return _six_n_d(config, count_params(config.model).nonembedding, num_steps)
+
+
+def _six_n_d(config: Config, num_params: int, num_steps: int | None) -> float:
   steps = config.train.num_steps if num_steps is None else num_steps
-  return 6.0 * count_params(config.model).total * tokens_per_step(config) * steps
+  return 6.0 * num_params * tokens_per_step(config) * steps
 
 
 def chinchilla_tokens(num_params: int, ratio: float = 20) -> int:

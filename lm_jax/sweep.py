@@ -89,7 +89,7 @@ class Cell:
       "task": c.task.name, "overrides": self.overrides, "params_total": count.total,
       "params_nonembedding": count.nonembedding, "num_steps": c.train.num_steps,
       "tokens": scaling.tokens_per_step(c) * c.train.num_steps, "flops_exact": scaling.train_flops(c),
-      "flops_6nd": scaling.flops_6nd(c),
+      "flops_6nd": scaling.flops_6nd(c), "flops_6nd_nonembedding": scaling.flops_6nd_nonembedding(c),
     }  # fmt: skip
 
 

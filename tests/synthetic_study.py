@@ -43,7 +43,8 @@ def row(cell, metric, value, *, step, split="test", n_shots=None, prompt_id=None
   return Record(
     study="synthetic", cell_id=cell["cell_id"], family=cell["family"], objective="causal_lm",
     params_total=cell["params_total"], params_nonembedding=cell["params_nonembedding"],
-    flops_6nd=6.0 * cell["params_nonembedding"] * tokens, flops_exact=6.6 * cell["params_total"] * tokens,
+    flops_6nd=6.0 * cell["params_total"] * tokens, flops_exact=6.6 * cell["params_total"] * tokens,
+    flops_6nd_nonembedding=6.0 * cell["params_nonembedding"] * tokens,
     tokens=tokens, step=step, seed=cell["seed"], task=cell["task"], split=split, n_shots=n_shots,
     prompt_id=prompt_id, metric=metric, value=value, stderr=stderr,
     n_items=1024 if split == "test" else None, chance=chance, wall_s=step * 0.01, device="cpu",

@@ -118,6 +118,31 @@ def test_half_written_line_is_left_out(tmp_path):
   assert len(frame.load(tmp_path).records) == 1
 
 
+def test_rows_of_an_earlier_version_lack_a_field_and_keep_their_values(tmp_path):
+  """Records written before a field was added: missing there, not zero; any other field must be there."""
+  cell = synthetic.cell("d8 L1", 1000)
+  row = window_row(cell, "accuracy", 0.5)
+  sweep(tmp_path, (cell, [row]))
+  path = tmp_path / "cells" / cell["cell_id"] / "records.jsonl"
+  earlier = {k: v for k, v in dataclasses.asdict(row).items() if k != "flops_6nd_nonembedding"}
+  path.write_text(json.dumps(earlier) + "\n")
+  study = frame.load(tmp_path)
+  assert study.records["flops_6nd_nonembedding"].isna().all()
+  assert np.isnan(study.cells["flops_6nd_nonembedding"].item())
+  assert study.cells["flops_6nd"].item() == row.flops_6nd
+  assert page.clean(page.payload(study)["cells"][0]["flops_6nd_nonembedding"]) is None
+  assert (frame.final(study)["value"] == 0.5).all() and report.write(tmp_path).exists()
+  path.write_text(json.dumps({k: v for k, v in earlier.items() if k != "flops_exact"}) + "\n")
+  assert "records.jsonl cannot be read: KeyError" in frame.load(tmp_path).cells["reason"].item()
+
+
+def test_the_page_offers_every_measure_of_compute():
+  script = (page.HERE / "report.js").read_text()
+  for axes in ("compute", "along"):
+    listed = re.search(rf"{axes}: \[(.*?)\]", script)[1]
+    assert all(f'"{name}"' in listed and name in page.NAMES for name in frame.COMPUTE)
+
+
 def test_unreadable_records_hide_one_cell_only(tmp_path):
   cells = [synthetic.cell("d8 L1", 1000, seed=seed) for seed in range(2)]
   sweep(tmp_path, *((c, [window_row(c, "accuracy", 0.5)]) for c in cells))

@@ -99,6 +99,7 @@ def test_rows_say_what_was_measured_when_and_by_what(plain):
     assert (row["params_total"], row["params_nonembedding"]) == (count.total, count.nonembedding)
     assert row["tokens"] == row["step"] * 8 * config.task.sequence_length
     assert row["flops_6nd"] == pytest.approx(6 * count.total * row["tokens"])
+    assert row["flops_6nd_nonembedding"] == pytest.approx(6 * count.nonembedding * row["tokens"])
     assert row["flops_exact"] == pytest.approx(scaling.train_flops(config, row["step"]))
   walls = [row["wall_s"] for row in rows]
   assert walls == sorted(walls)

@@ -153,6 +153,9 @@ def test_run_totals():
   assert scaling.train_flops(config) == 200 * 16 * 3 * sequence
   assert scaling.train_flops(config, 50) == scaling.train_flops(config) / 4
   assert scaling.flops_6nd(config) == 6 * scaling.count_params(config.model).total * 200 * 16 * 35
+  assert scaling.flops_6nd_nonembedding(config) == 6 * scaling.count_params(config.model).nonembedding * (
+    scaling.tokens_per_step(config) * 200
+  )
   assert scaling.flops_6nd(config, 0) == scaling.train_flops(config, 0) == 0
   assert scaling.seconds(config, 1e9) == 200 * scaling.seconds_per_step(config, 1e9)
 
@@ -160,6 +163,9 @@ def test_run_totals():
 def test_6nd_is_the_exact_count_of_a_wide_model_on_short_sequences():
   config = make_config({"d_model": 1024, "num_heads": 16, "num_layers": 12, "tie_embeddings": True}, 64, 512)
   assert scaling.flops_6nd(config) == pytest.approx(scaling.train_flops(config), rel=0.02)
+  # Of the tied table, which 6ND counts once for its product, the other measure knows nothing.
+  table = 6 * 512 * 1024 * scaling.tokens_per_step(config) * config.train.num_steps
+  assert scaling.flops_6nd(config) - scaling.flops_6nd_nonembedding(config) == pytest.approx(table)
 
 
 # --- memory and time ------------------------------------------------------------------------------------

@@ -23,7 +23,12 @@ WINDOW = "window"  # summary over the task's last `window` queries
 ALL = "all"  # a value that has no number of shots, e.g. of a text task
 
 _CELL_FIELDS = ("cell_id", "label", "family", "seed", "task")
-_CELL_NUMBERS = ("params_total", "params_nonembedding", "num_steps", "tokens", "flops_6nd", "flops_exact")
+# Measures of training compute, the one that was counted first (`lm_jax.scaling`).
+COMPUTE = ("flops_exact", "flops_6nd", "flops_6nd_nonembedding")
+_CELL_NUMBERS = ("params_total", "params_nonembedding", "num_steps", "tokens", *COMPUTE)
+
+# Fields of `records.Record` that rows written by earlier versions lack.
+_ADDED_LATER = ("flops_6nd_nonembedding",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +122,7 @@ DTYPES = {name: _dtype(hint) for name, hint in typing.get_type_hints(records.Rec
 
 def to_frame(rows: list[dict]) -> pd.DataFrame:
   """Returns rows of `records.Record` as a frame with exact types (null is NA, NaN for floats)."""
+  rows = [dict.fromkeys(_ADDED_LATER) | row for row in rows]
   return pd.DataFrame({name: pd.array([row[name] for row in rows], dtype=t) for name, t in DTYPES.items()})
 
 
@@ -184,9 +190,10 @@ def _cell_row(cell: Mapping[str, Any], files: _CellFiles) -> dict[str, Any]:
     row[name] = files.rows[name].iloc[-1] if len(files.rows) else None
   if len(files.rows):
     last = files.rows.loc[files.rows["step"].idxmax()]
-    # 6 N D is in the records only; of an unfinished cell it would be that of another number of tokens.
-    if row["flops_6nd"] is None and not reason:
-      row["flops_6nd"] = last["flops_6nd"]
+    # An older sweep.json has 6 N D in the records only; an unfinished cell's is of another number of tokens.
+    for name in COMPUTE:
+      if row[name] is None and not reason:
+        row[name] = last[name]
   losses = files.rows[(files.rows["split"] == "train") & (files.rows["metric"] == "loss")]
   row["final_loss"] = losses["value"].iloc[-1] if len(losses) and not reason else None
   return row
@@ -274,7 +281,7 @@ def _cells_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame[name] = frame[name].astype("string")
   for name in ("seed", "step", "params_total", "params_nonembedding", "num_steps", "tokens"):
     frame[name] = pd.array([None if pd.isna(v) else int(v) for v in frame[name]], dtype="Int64")
-  for name in ("flops_6nd", "flops_exact", "final_loss"):
+  for name in (*COMPUTE, "final_loss"):
     frame[name] = frame[name].astype("float64")
   frame["finished"] = frame["finished"].astype(bool)
   return frame

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis.frame import ALL, WINDOW, Study, TaskInfo, final, main_family
+from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study, TaskInfo, final, main_family
 
 SUMMARY_METRICS = ("accuracy", "exact_match", "nll", "choice_prob", "brier", "bits_per_byte")
 
@@ -16,7 +16,7 @@ def sizes(study: Study) -> pd.DataFrame:
   keys = ["task", "family", "label"]
   groups = study.cells.groupby(keys, sort=False).agg(
     params_total=("params_total", "first"), params_nonembedding=("params_nonembedding", "first"),
-    flops_6nd=("flops_6nd", "first"), flops_exact=("flops_exact", "first"), tokens=("tokens", "first"),
+    **{name: (name, "first") for name in COMPUTE}, tokens=("tokens", "first"),
     n_seeds=("finished", "sum"), n_cells=("finished", "size"),
   ).reset_index()  # fmt: skip
   mains = {task: main_family(cells) for task, cells in study.cells.groupby("task", sort=False)}

@@ -17,7 +17,8 @@ NAMES = {
   "beats_baseline": "Closer to Bayes than half-way to the baseline", "bits_per_byte": "Bits per byte",
   "loss": "Training loss (nats/token)", "params_total": "Parameters",
   "params_nonembedding": "Non-embedding parameters", "flops_exact": "Training FLOPs",
-  "flops_6nd": "Training FLOPs (6ND)", "tokens": "Training tokens", "step": "Training steps",
+  "flops_6nd": "Training FLOPs (6ND)", "flops_6nd_nonembedding": "Training FLOPs (6ND, non-embedding N)",
+  "tokens": "Training tokens", "step": "Training steps",
 }  # fmt: skip
 
 DEFINITIONS = {

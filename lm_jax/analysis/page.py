@@ -14,7 +14,7 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from lm_jax.analysis import frame, headline, tables
-from lm_jax.analysis.frame import Study
+from lm_jax.analysis.frame import COMPUTE, Study
 from lm_jax.analysis.look import DEFINITIONS, NAMES, palette, styles
 from lm_jax.analysis.tables import escape
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 # Points of one loss curve on the page; more are averaged in runs of equal length.
 MAX_LOSS_POINTS = 400
 MAX_SHOT_LINES = 12
-_AXES = ("step", "tokens", "flops_exact", "flops_6nd")
+_AXES = ("step", "tokens", *COMPUTE)
 
 # --- data for the scripts -----------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ def _cells(study: Study, evaluations: pd.DataFrame, losses: pd.DataFrame) -> lis
   tests = dict(list(evaluations.groupby("cell_id")))
   trains = dict(list(losses.groupby("cell_id")))
   names = ("cell_id", "label", "family", "seed", "task", "params_total", "params_nonembedding", "tokens",
-           "flops_exact", "flops_6nd", "state", "finished")  # fmt: skip
+           *COMPUTE, "state", "finished")  # fmt: skip
   cells = []
   for cell in study.cells.to_dict("records"):
     own = tests.get(cell["cell_id"])

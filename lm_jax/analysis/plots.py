@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax.analysis import frame, headline
-from lm_jax.analysis.frame import ALL, WINDOW, Study
+from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
 from lm_jax.analysis.look import NAMES, OTHERS, palette, styles
 
 FORMATS = ("png", "svg", "pdf")
@@ -30,8 +30,7 @@ STYLE = {
 def cell_values(rows: pd.DataFrame, metric: str, shots: str) -> pd.DataFrame:
   """Returns one row a cell with the `value` of a metric; cells where it is missing are left out."""
   chosen = rows[(rows["metric"] == metric) & (rows["shots"] == shots) & rows["value"].notna()]
-  keys = ["family", "label", "cell_id", "seed", "params_total", "params_nonembedding", "flops_6nd",
-          "flops_exact", "tokens"]  # fmt: skip
+  keys = ["family", "label", "cell_id", "seed", "params_total", "params_nonembedding", *COMPUTE, "tokens"]
   return chosen.groupby(keys, as_index=False, sort=False, dropna=False)["value"].mean()
 
 

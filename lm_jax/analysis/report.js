@@ -8,8 +8,8 @@
   const BOUNDED = new Set(["accuracy", "exact_match", "choice_prob", "beats_baseline"]);
   const AXES = {
     size: ["params_total", "params_nonembedding"],
-    compute: ["flops_exact", "flops_6nd", "tokens", "params_total", "params_nonembedding"],
-    along: ["flops_exact", "flops_6nd", "tokens", "step"],
+    compute: ["flops_exact", "flops_6nd", "flops_6nd_nonembedding", "tokens", "params_total", "params_nonembedding"],
+    along: ["flops_exact", "flops_6nd", "flops_6nd_nonembedding", "tokens", "step"],
     left: ["accuracy", "exact_match", "beats_baseline"],
     right: ["nll", "choice_prob", "brier", "kl_bayes"],
   };
@@ -223,7 +223,7 @@
   }
 
   function axis(title, log, bounds, key) {
-    const power = key === "flops_exact" || key === "flops_6nd";
+    const power = Boolean(key) && key.startsWith("flops_");
     const shared = { title: { text: esc(title), font: { size: 12.5 }, standoff: 8 }, type: log ? "log" : "linear", range: bounds,
       gridcolor: css("--grid"), linecolor: css("--rule"), zeroline: false, automargin: false, tickfont: { size: 11.5 },
       exponentformat: power ? "power" : "SI" };
