@@ -1,11 +1,11 @@
 """Checkpoints with Orbax: written in the background, and there whole or not at all."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from lm_jax.state import TrainState
 
@@ -20,22 +20,38 @@ class Checkpoints:
   """
 
   def __init__(self, directory: Path, keep: int):
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+    self._directory, self._keep = Path(directory).absolute(), keep
 
-  def latest_step(self) -> int | None:
-    return self._manager.latest_step()
+  @functools.cached_property
+  def _manager(self) -> Any:
+    """Returns the ocp.CheckpointManager. Orbax is imported only now: a new run's first step needs neither."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(self._directory, options=options)
+
+  def _is_used(self) -> bool:
+    return "_manager" in vars(self)
 
   def all_steps(self) -> list[int]:
+    if not self._is_used() and not (self._directory.is_dir() and any(self._directory.iterdir())):
+      return []
     return list(self._manager.all_steps())
+
+  def latest_step(self) -> int | None:
+    return max(self.all_steps(), default=None)
 
   def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
     """Copies the state and returns; writing goes on in the background, and ends in a rename."""
+    import orbax.checkpoint as ocp
+
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
     self._manager.save(step, args=args)
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state and position saved at `step`, in the shapes and shardings of `like`."""
+    import orbax.checkpoint as ocp
+
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     args = ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), position=ocp.args.JsonRestore()
@@ -45,7 +61,9 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when everything saved is on the disk."""
-    self._manager.wait_until_finished()
+    if self._is_used():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    self._manager.close()
+    if self._is_used():
+      self._manager.close()

@@ -34,10 +34,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command and exits with its code."""
-  if argv is None:
-    argv = sys.argv[1:]
-    if argv[:1] in (["train"], ["bench"]):  # the commands that train in this very process
-      environment.restart_with_huge_pages(argv)
+  argv = sys.argv[1:] if argv is None else argv
   logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
   try:
     code = _dispatch(list(argv))

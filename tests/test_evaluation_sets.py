@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lm_jax
-from lm_jax.data import evaluation_sets
+from lm_jax.data import tfds_files
 from lm_jax.data.evaluation_sets import materialize
 
 NAME = "noisy_majority_0a1b2c"
@@ -46,7 +46,7 @@ def _start(code, directory, **kwargs):
     import os, signal, sys, time
     from pathlib import Path
     import numpy as np
-    from lm_jax.data import evaluation_sets
+    from lm_jax.data import tfds_files
     from lm_jax.data.evaluation_sets import materialize
     directory, NAME = Path({os.fspath(directory)!r}), {NAME!r}
     """
@@ -67,6 +67,29 @@ def test_second_call_reads_what_the_first_wrote(tmp_path):
   assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
 
 
+def test_the_dataset_itself_holds_the_same_and_is_enough(tmp_path):
+  """Without the decoded copy, as another's TFDS reads it, or as an earlier version left it."""
+  materialize(NAME, _arrays, tmp_path)
+  _assert_same(tfds_files.read(tmp_path / NAME / tfds_files.VERSION), _arrays())
+  (tmp_path / NAME / "decoded.npz").unlink()
+  _assert_same(materialize(NAME, _refuse, tmp_path), _arrays())
+
+
+def test_reading_again_imports_no_tfds(tmp_path):
+  materialize(NAME, _arrays, tmp_path)
+  process = _start(
+    """
+    del sys.modules["lm_jax.data.tfds_files"], tfds_files
+    for name in [name for name in sys.modules if name.startswith("tensorflow_datasets")]:
+      del sys.modules[name]
+    materialize(NAME, None, directory)
+    print([name for name in sys.modules if name.startswith("tensorflow_datasets")])
+    """,
+    tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )  # fmt: skip
+  assert process.communicate() == ("[]\n", "")
+
+
 def test_datasets_of_different_names_are_independent(tmp_path):
   materialize(NAME, _arrays, tmp_path)
   _assert_same(materialize(NAME + "_b", lambda: _arrays(3), tmp_path), _arrays(3))
@@ -76,9 +99,9 @@ def test_datasets_of_different_names_are_independent(tmp_path):
 
 def test_order_survives_several_files(tmp_path, monkeypatch):
   arrays = _arrays(1000)
-  config = evaluation_sets.tfds.download.DownloadConfig
+  config = tfds_files.tfds.download.DownloadConfig
   monkeypatch.setattr(
-    evaluation_sets.tfds.download, "DownloadConfig", lambda **kwargs: config(num_shards=7, **kwargs)
+    tfds_files.tfds.download, "DownloadConfig", lambda **kwargs: config(num_shards=7, **kwargs)
   )
   _assert_same(materialize(NAME, lambda: arrays, tmp_path), arrays)
   assert len(list(tmp_path.rglob("*.array_record*"))) == 7
@@ -112,7 +135,7 @@ def test_a_killed_writer_leaves_nothing_in_the_way(tmp_path, stage):
         yield i, {{"x": np.int64(i)}}
       die()
 
-    evaluation_sets._EvaluationSet._generate_examples = examples
+    tfds_files._EvaluationSet._generate_examples = examples
     materialize(NAME, die if {stage == "making the arrays"} else lambda: {{"x": np.arange(37)}}, directory)
     """,
     tmp_path,

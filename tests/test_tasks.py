@@ -15,7 +15,7 @@ from lm_jax import config as configs
 from lm_jax.strict import ConfigError
 from lm_jax.tasks import TASKS, Batch, make_task
 from lm_jax.tasks.markov_chain import stationary
-from lm_jax.tasks.occupancy import max_count_pmf
+from lm_jax.tasks.occupancy import binomial_pmf, max_count_pmf
 
 DEFAULT = [
   configs.RuleInduction(),
@@ -475,6 +475,13 @@ def test_every_item_is_a_true_equation(config):
 
 
 # --- noisy majority ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probability", [0, 1e-9, 0.25, 0.5, 1])
+def test_binomial_law(probability):
+  counts = np.arange(201)
+  expected = stats.binom.pmf(counts, counts[:, None], probability)
+  np.testing.assert_allclose(binomial_pmf(200, probability), expected, rtol=1e-10, atol=1e-300)
 
 
 @pytest.mark.parametrize(("balls", "bins"), [(6, 1), (6, 2), (5, 4), (3, 6)])

@@ -11,11 +11,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from lm_jax import config as configs
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
-from lm_jax.tasks.occupancy import max_count_pmf
+from lm_jax.tasks.occupancy import binomial_pmf, max_count_pmf
 
 # Fixes which maps are held out, for every seed of every study.
 _HOLDOUT_SEED = 2024
@@ -106,7 +105,7 @@ class RuleInduction(Task):
     for k in range(c.num_items):
       for s in np.flatnonzero(distinct_S):
         p_alive = math.perm(c.num_values, int(s)) / c.num_values**k
-        others_m = stats.binom.pmf(alive_m - 1, c.num_attributes - 1, p_alive)
+        others_m = binomial_pmf(c.num_attributes - 1, p_alive)[-1]
         accuracy_K[k] += distinct_S[s] * (others_m @ hit_SM[s])
       distinct_S = _draw_another(distinct_S)
     return accuracy_K
@@ -131,7 +130,7 @@ def _hit_rate(c: configs.RuleInduction, seen: int, alive: int) -> float:
   it spreads its vote evenly over the labels not yet seen.
   """
   new_m = np.arange(alive + 1)
-  p_new_m = stats.binom.pmf(new_m, alive, 1 - seen / c.num_values)
+  p_new_m = binomial_pmf(alive, 1 - seen / c.num_values)[-1]
   spread_m = new_m / max(c.num_labels - seen, 1)
   if seen == 0:
     return float(p_new_m @ spread_m) / alive
