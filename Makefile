@@ -1,7 +1,8 @@
 # Thin: every target prints the plain commands it runs.
 PYTHON ?= python3
 VENV ?= .venv
-SHAPES = d64 d128 d256 d384
+SHAPES = $(patsubst %,configs/bench/%.py,d64 d128 d256 d384)
+TORCH_PYTHON ?= $(PYTHON)
 
 .PHONY: demo test lint bench clean
 
@@ -16,9 +17,13 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# A training step at four shapes, on one core, one after the other.
+# A training step at four shapes, on one core, one after the other; with PEER=/path/to/nanoGPT and
+# TORCH_PYTHON=/path/to/python also nanoGPT's, taking turns.
 bench: $(VENV)/installed
-	for shape in $(SHAPES); do $(VENV)/bin/lm-jax bench --config=configs/bench/$$shape.py --core=0; done
+	$(VENV)/bin/lm-jax bench $(SHAPES:%=--config=%) --core=0 --output=runs/bench.jsonl
+ifdef PEER
+	$(VENV)/bin/python experiments/005_peers/nanogpt.py --peer=$(PEER) --torch_python=$(TORCH_PYTHON) $(SHAPES)
+endif
 
 clean:
 	rm -rf $(VENV)

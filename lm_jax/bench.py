@@ -4,23 +4,43 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lm_jax import scaling, state, step, tasks
+from lm_jax import devices, scaling, state, step, tasks
 from lm_jax.config import Config
+from lm_jax.startup import Startup
 
 _REPEATS = 5
+# The float32 product that stands for what a CPU can do: large enough for its full speed, 8 MB of factors.
+_PRODUCT_SIZE, _PRODUCTS = 1024, 8
 
 
-def bench(config: Config, num_steps: int) -> dict[str, Any]:
+def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
   """Returns speed and memory of training in this process.
 
-  `num_steps` steps are timed in each of five dispatches after a warm-up; figures are of the median one.
-  compile_s is tracing and compiling, or reading back, the program; flops_per_second counts matrix products
-  (`scaling.step_flops`); peak_memory_bytes is the process's, or the accelerator's where there is one.
+  `num_steps` steps are timed in each of five dispatches after a warm-up; figures are of the median one, in
+  wall time. The keys, which stay what they are:
+
+    tokens_per_second, step_ms
+    cpu_step_ms           CPU time of the process, all threads: what others on the machine do not add to
+    time_to_first_step_s  from the start of the process to the end of the first step
+    startup_s             what of it were imports, tracing, compiling (or reading the cache), the rest
+    num_compiled          programs that the cache did not hold: 0 for a warm start
+    compile_s             tracing and compiling (or reading) the training program alone
+    flops_per_second      matrix products of the model, recomputation not counted (`scaling.step_flops`)
+    peak_flops_per_second of all devices used together: from the maker's datasheet (`devices`), on a CPU
+                          measured here, between the steps; null for a device that is not known
+    peak_source           the datasheet and the arithmetic, or how it was measured; null likewise
+    utilization           flops_per_second / peak_flops_per_second: model FLOP utilization (arXiv:2204.02311,
+                          appendix B), on a CPU the share of its own speed at products; null likewise
+    peak_memory_bytes     of the process, or of one accelerator where there are any
+    memory_bytes          of one accelerator, null where it is not known
+    num_devices, device, dtype, num_steps, params_total, jax
   """
   task = tasks.make_task(config.task)
   s = jax.jit(lambda: state.init_state(config))()
@@ -29,28 +49,91 @@ def bench(config: Config, num_steps: int) -> dict[str, Any]:
   run = run.lower(s, task.arrays, jnp.int32(1)).compile()
   compile_s = time.perf_counter() - start
 
-  def timed(n: int) -> float:
+  def timed(n: int) -> np.ndarray:
+    """Runs n steps and returns their seconds, by the clock and of CPU."""
     nonlocal s
-    start = time.perf_counter()
+    start = _clocks()
     s, _ = jax.block_until_ready(run(s, task.arrays, jnp.int32(n)))
-    return time.perf_counter() - start
+    return _clocks() - start
 
   timed(1)
+  breakdown = startup.first_step()
   per_dispatch = config.runtime.steps_per_dispatch
   # A dispatch takes at most `steps_per_dispatch` steps.
   sizes = [per_dispatch] * (num_steps // per_dispatch) + [num_steps % per_dispatch]
-  seconds = statistics.median(sum(map(timed, filter(None, sizes))) / num_steps for _ in range(_REPEATS))
+
+  def step_seconds() -> np.ndarray:
+    return sum(map(timed, filter(None, sizes))) / num_steps
+
+  first, peak_memory = step_seconds(), _peak_memory()
+  used = jax.tree.leaves(s.params)[0].sharding.device_set
+  device = next(iter(used))
+  product_rate = _product_rate() if device.platform == "cpu" else None
+  rates, seconds = [], [first]
+  for _ in range(_REPEATS - 1):
+    seconds.append(step_seconds())
+    if product_rate:
+      rates.append(product_rate())
+  median, cpu_median = np.median(seconds, axis=0).tolist()
+  flops_per_second = scaling.step_flops(config) / median
+  known = devices.find(device.device_kind)
   return {
-    "tokens_per_second": scaling.tokens_per_step(config) / seconds,
-    "step_ms": 1e3 * seconds,
+    "tokens_per_second": scaling.tokens_per_step(config) / median,
+    "step_ms": 1e3 * median,
+    "cpu_step_ms": 1e3 * cpu_median,
+    "time_to_first_step_s": breakdown.total,
+    "startup_s": {
+      name: getattr(breakdown, name) for name in ("imports", "tracing", "compiling", "rest")
+    },
+    "num_compiled": breakdown.num_compiled,
     "compile_s": compile_s,
-    "flops_per_second": scaling.step_flops(config) / seconds,
-    "peak_memory_bytes": _peak_memory(),
+    "flops_per_second": flops_per_second,
+    **_utilization(config, flops_per_second, known, len(used), rates),
+    "peak_memory_bytes": peak_memory,
+    "memory_bytes": known.memory_bytes if known else None,
+    "num_devices": len(used),
+    "device": device.device_kind,
+    "dtype": config.model.dtype,
     "num_steps": num_steps,
     "params_total": scaling.count_params(config.model).total,
-    "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
-  }
+  }  # fmt: skip
+
+
+def _utilization(
+  config: Config, flops_per_second: float, known: devices.Device | None, num_devices: int, rates: list[float]
+) -> dict[str, Any]:
+  """Returns the peak, its source and the share of it, from what is known or else from measured rates."""
+  if known:
+    peak, arithmetic = known.peak(config.model.dtype)
+    peak, source = num_devices * peak, f"{known.source}; {arithmetic}"
+  elif rates:
+    n = _PRODUCT_SIZE
+    peak, source = statistics.median(rates), f"measured: float32 [{n}, {n}] @ [{n}, {n}] on the same cores"
+  else:
+    return {"peak_flops_per_second": None, "peak_source": None, "utilization": None}
+  return {
+    "peak_flops_per_second": peak, "peak_source": source, "utilization": flops_per_second / peak
+  }  # fmt: skip
+
+
+def _clocks() -> np.ndarray:
+  return np.array([time.perf_counter(), time.process_time()])
+
+
+def _product_rate() -> Callable[[], float]:
+  """Returns a function that measures this machine's float32 products, in FLOP/s."""
+  shape = (_PRODUCT_SIZE, _PRODUCT_SIZE)
+  a, b = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0)))
+  product = jax.jit(jnp.matmul).lower(a, b).compile()
+  jax.block_until_ready(product(a, b))
+
+  def once() -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(product(a, b))
+    return 2 * _PRODUCT_SIZE**3 / (time.perf_counter() - start)
+
+  return lambda: statistics.median(once() for _ in range(_PRODUCTS))
 
 
 def _peak_memory() -> int:

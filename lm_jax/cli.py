@@ -30,6 +30,7 @@ class Command:
   flags: Sequence[str]
   required: Sequence[str] = ()
   takes_config: bool = False
+  many_configs: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,6 +123,7 @@ _FLAGS: dict[str, tuple[Callable, str, object]] = {
   "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
   "quiet": (flags.DEFINE_boolean, "no progress", False),
   "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
+  "output": (flags.DEFINE_string, "file to append the results to, a JSON line each", None),
   "steps": (flags.DEFINE_integer, "steps to time", 20),
   "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
   "flops_per_second": (
@@ -149,6 +151,8 @@ def _define(command: Command) -> flags.FlagValues:
   values = flags.FlagValues()
   for name in command.flags:
     define, text, default = _FLAGS[name]
+    if name == "config" and command.many_configs:
+      define = flags.DEFINE_multi_string
     define(name, default, text, flag_values=values)
   return values
 
@@ -178,20 +182,20 @@ def _positive(values: flags.FlagValues, name: str) -> None:
 # --- commands ---------------------------------------------------------------------------------
 
 
-def _load(values: flags.FlagValues, overrides: list[tuple[str, str]]):
+def _load(name: str, overrides: list[tuple[str, str]]):
   from lm_jax import config_file
 
-  return config_file.load(values.config, overrides)
+  return config_file.load(name, overrides)
 
 
-def _load_run(values: flags.FlagValues, overrides: list[tuple[str, str]], command: str) -> Config:
+def _load_run(name: str, overrides: list[tuple[str, str]], command: str) -> Config:
   from lm_jax.sweep import Sweep
 
-  loaded = _load(values, overrides)
+  loaded = _load(name, overrides)
   if isinstance(loaded, Sweep):
     hint = "use lm-jax sweep, or " if command == "train" else ""
     raise ConfigError(
-      f"--config={values.config}: is a sweep of {len(loaded.cells)} cells; {hint}give the config of one run"
+      f"--config={name}: is a sweep of {len(loaded.cells)} cells; {hint}give the config of one run"
     )
   return loaded
 
@@ -201,7 +205,7 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
   _positive(values, "workers")
   _positive(values, "flops_per_second")
-  loaded = _load(values, overrides)
+  loaded = _load(values.config, overrides)
   workers = values.workers or len(environment.usable_cores())
   result = planning.plan(loaded, workers, values.flops_per_second)
   print(json.dumps(result) if values.json else planning.table(result))
@@ -209,7 +213,7 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 
 def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
-  config = _load_run(values, overrides, "train")
+  config = _load_run(values.config, overrides, "train")
   from lm_jax import hosts
   from lm_jax.launch import single
 
@@ -226,7 +230,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax.sweep import Sweep
 
   _positive(values, "workers")
-  loaded = _load(values, overrides)
+  loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
   from lm_jax.analysis import frame, headline, report
@@ -262,23 +266,23 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 
 def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
-  _positive(values, "steps")
-  config = _load_run(values, overrides, "bench")
-  if values.core is not None:
-    if values.core not in environment.usable_cores():
-      raise ConfigError(f"--core={values.core}: must be one of {environment.usable_cores()}")
-    environment.pin_to_core(values.core)
-  from lm_jax import bench as benching
+  from lm_jax.launch import benchmarks
 
-  result = {"config": values.config, **benching.bench(config, values.steps)}
-  if values.json:
-    print(json.dumps(result))
+  _positive(values, "steps")
+  if values.core is not None and values.core not in environment.usable_cores():
+    raise ConfigError(f"--core={values.core}: must be one of {environment.usable_cores()}")
+  configs = {name: _load_run(name, overrides, "bench") for name in values.config}
+  if len(configs) == 1:
+    results = [benchmarks.one(*configs.popitem(), values.steps, values.core)]
   else:
-    print(
-      f"{values.config}: {result['tokens_per_second']:,.0f} tokens/s, {result['step_ms']:.1f} ms a step, "
-      f"{result['flops_per_second'] / 1e9:.1f} GFLOP/s, compiled in {result['compile_s']:.1f} s, "
-      f"peak memory {result['peak_memory_bytes'] / 2**20:,.0f} MiB, {result['device']}"
-    )
+    # One process each: what a process has compiled and allocated would be counted for the next config.
+    results = [benchmarks.in_a_process(name, overrides, values.steps, values.core) for name in configs]
+  if values.output:
+    benchmarks.append(Path(values.output), results)
+  if values.json:
+    print(json.dumps(results[0] if len(results) == 1 else {"results": results}))
+  else:
+    print(benchmarks.table(results))
   return 0
 
 
@@ -322,7 +326,7 @@ COMMANDS = {
   "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
   "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),
   "bench": Command(
-    bench, "tokens/s, step ms, compile s, FLOP/s and memory of a training step",
-    ("config", "steps", "core", "json"), _CONFIG, takes_config=True,
+    bench, "tokens/s, step ms, FLOP/s and utilization, time to first step and memory of training",
+    ("config", "steps", "core", "output", "json"), _CONFIG, takes_config=True, many_configs=True,
   ),
 }  # fmt: skip

@@ -1,13 +1,16 @@
 """The command line: bad input is one line and exit code 2, and leaves nothing behind; what goes where."""
 
 import json
+import re
 from pathlib import Path
 
 import processes
 import pytest
 from processes import RUN, lm_jax, merged, sweep_tree, write_config
 
-from lm_jax import cli
+from lm_jax import bench, cli, devices
+from lm_jax.config import from_mapping
+from lm_jax.launch import benchmarks
 
 
 def call(capsys, *words) -> tuple[int, str, str]:
@@ -302,6 +305,72 @@ def test_bench_as_json(here, capsys):
   code, out, err = call(capsys, "bench", "--config=run.py", "--steps=3", "--json")
   assert (code, err, out.count("\n")) == (0, "", 1)
   result = json.loads(out)
-  wanted = ("tokens_per_second", "step_ms", "compile_s", "flops_per_second", "peak_memory_bytes")
+  wanted = (
+    "tokens_per_second",
+    "step_ms",
+    "compile_s",
+    "flops_per_second",
+    "peak_memory_bytes",
+    "num_devices",
+  )
   assert all(result[name] > 0 for name in wanted)
   assert result["tokens_per_second"] * result["step_ms"] / 1e3 == pytest.approx(8 * 11)
+  # A CPU's peak is measured, an accelerator's looked up, and what is neither has no utilization.
+  if result["peak_source"] is None:
+    assert result["peak_flops_per_second"] is result["utilization"] is None
+  else:
+    share = result["flops_per_second"] / result["peak_flops_per_second"]
+    assert result["utilization"] == pytest.approx(share) and 0 < share < 1
+  parts = result["startup_s"]
+  assert sum(parts.values()) == pytest.approx(result["time_to_first_step_s"])
+  assert min(parts.values()) >= 0
+
+
+def test_bench_of_several_configs(here, capfd):
+  """Each in a process of its own: a table for a person, one object with --json, and lines in a file."""
+  write_config(here / "wide.py", merged(RUN, model={"d_model": 16}))
+  words = ["bench", "--config=run.py", "--config=wide.py", "--steps=1", "--output=runs/bench.jsonl"]
+  code, out, _ = call(capfd, *words, "--config.model.num_layers=2")
+  assert code == 0
+  assert [line.split()[0] for line in out.splitlines()[:3]] == ["config", "run.py", "wide.py"]
+  lines = [json.loads(line) for line in (here / "runs/bench.jsonl").read_text().splitlines()]
+  assert [line["config"] for line in lines] == ["run.py", "wide.py"]
+  assert lines[0]["params_total"] < lines[1]["params_total"]
+  assert set(lines[0]) == set(lines[1]) > {"git_commit", "lm_jax_version", "utilization"}
+
+
+@pytest.mark.parametrize(
+  ("device", "number", "dtype", "peak", "said"),
+  [
+    ("NVIDIA H100 80GB HBM3", 8, "bfloat16", 8 * 989.4e12, "whitepaper, table 2; bfloat16"),
+    ("NVIDIA H100 80GB HBM3", 1, "float32", 494.7e12, "whitepaper, table 2; tf32"),
+    (
+      "NVIDIA H100 96GB HBM4",
+      1,
+      "bfloat16",
+      None,
+      "peak unknown for NVIDIA H100 96GB HBM4, so no utilization",
+    ),
+  ],
+)
+def test_utilization_is_of_all_devices_used_or_not_told(device, number, dtype, peak, said):
+  config = from_mapping(merged(RUN, model={"dtype": dtype}))
+  told = bench._utilization(config, 1e12, devices.find(device), number, [])
+  assert told["peak_flops_per_second"] == peak
+  assert told["utilization"] == (peak and 1e12 / peak)
+  row = {
+    "config": "x.py", "params_total": 1, "tokens_per_second": 1.0, "step_ms": 1.0, "peak_memory_bytes": 1,
+    "time_to_first_step_s": 1.0, "flops_per_second": 1e12, "device": device, "num_devices": number,
+    "dtype": dtype, "jax": "0", **told,
+  }  # fmt: skip
+  assert said in benchmarks.table([row])
+
+
+def test_train_says_when_its_first_step_was_done(here):
+  done = lm_jax("train", "--config=run.py", "--workdir=w")
+  assert done.returncode == 0
+  lines = [line for line in done.stderr.splitlines() if line.startswith("first step after ")]
+  assert len(lines) == 1
+  total, *parts = map(float, re.findall(r"\d+\.\d", lines[0]))
+  assert len(parts) == 4 and sum(parts) == pytest.approx(total, abs=0.3)
+  assert "first step" not in lm_jax("train", "--config=run.py", "--workdir=v", "--quiet").stderr

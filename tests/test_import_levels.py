@@ -15,8 +15,8 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "environment", "parametrization", "presets", "records", "rundir", "scaling",
-    "schedule", "strict", "tokenizers",
+    "__init__", "config", "devices", "environment", "parametrization", "presets", "records", "rundir",
+    "scaling", "schedule", "startup", "strict", "tokenizers",
   ),
   1: ("data",),
   2: ("kernels", "layers", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),

@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 
-from lm_jax import hosts, loop, records, rundir
+from lm_jax import environment, hosts, loop, records, rundir, startup
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
 from lm_jax.launch.study import is_done
@@ -19,9 +19,17 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
   cell = Cell(cell_id(config), config, {})
   was_done = is_done(workdir)
   stop = loop.stop_on_signals()
+  # Its modules are imported by now, and nothing was traced.
+  clock = startup.Startup(startup.process_start())
+
+  def on_first_step() -> None:
+    breakdown = clock.first_step()
+    if not quiet:
+      print(breakdown, file=sys.stderr)
+
   try:
     with _shown(cell, workdir, stop, quiet):
-      loop.train(config, workdir, stop=stop)
+      loop.train(config, workdir, stop=stop, on_first_step=on_first_step)
   except rundir.Busy as error:
     raise ConfigError(f"--workdir={error}") from None
   except (loop.Diverged, loop.OutOfMemory) as error:
