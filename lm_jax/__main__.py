@@ -9,6 +9,7 @@ def main() -> None:
   argv = sys.argv[1:]
   if argv[:1] in (["train"], ["bench"]):  # the commands that train in this very process
     environment.restart_with_huge_pages(argv)
+    environment.postpone_garbage_collection()
   from lm_jax import cli
 
   cli.main(argv)

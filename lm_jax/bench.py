@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import devices, scaling, state, step, tasks
+from lm_jax import devices, environment, scaling, state, step, tasks
 from lm_jax.config import Config
 from lm_jax.startup import Startup
 
@@ -58,6 +58,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
 
   timed(1)
   breakdown = startup.first_step()
+  environment.resume_garbage_collection()
   per_dispatch = config.runtime.steps_per_dispatch
   # A dispatch takes at most `steps_per_dispatch` steps.
   sizes = [per_dispatch] * (num_steps // per_dispatch) + [num_steps % per_dispatch]

@@ -11,7 +11,7 @@ import contextlib
 import re
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +59,34 @@ def stop_on_signals() -> Stop:
   return event
 
 
-def train(config: Config, directory: Path, *, stop: Stop | None = None) -> None:
+def train(
+  config: Config,
+  directory: Path,
+  *,
+  stop: Stop | None = None,
+  on_first_step: Callable[[], None] = lambda: None,
+) -> None:
   """Runs, or takes up, the run of a resolved config in `directory`.
 
   Args:
     stop: when set, the run saves at the next opportunity and raises Stopped.
+    on_first_step: called when the first step of this process is done.
 
   Raises:
     Busy: another process is at work on it.
     Diverged: NaN or infinity in the loss.
   """
-  (error,) = train_population([config], [directory], stop=stop)
+  (error,) = train_population([config], [directory], stop=stop, on_first_step=on_first_step)
   if error is not None:
     raise error
 
 
 def train_population(
-  configs: Sequence[Config], directories: Sequence[Path], *, stop: Stop | None = None
+  configs: Sequence[Config],
+  directories: Sequence[Path],
+  *,
+  stop: Stop | None = None,
+  on_first_step: Callable[[], None] = lambda: None,
 ) -> list[Exception | None]:
   """Runs, or takes up, runs that differ in data only as one program; each leaves what it would alone.
 
@@ -90,7 +101,7 @@ def train_population(
     for at in sorted({member.latest_step for member in waiting}, reverse=True):
       group = [member for member in waiting if member.latest_step == at]
       try:
-        _Loop(group, stop or Stop()).go(at)
+        _Loop(group, stop or Stop()).go(at, on_first_step)
       except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
           raise
@@ -186,7 +197,8 @@ class _Loop:
     self.members, self.stop = members, stop
     c = members[0].config
     self.num_steps, self.runtime = c.train.num_steps, c.runtime
-    self.task, self.engine, self.evaluate = programs.make([m.config for m in members])
+    self.configs = [m.config for m in members]
+    self.task, self.engine = programs.make(self.configs)
     last = AtSteps((self.num_steps,))
     self.evaluating = AnyOf((AtSteps((0,)), LogSpaced(c.eval.first_step, c.eval.per_doubling), last))
     self.saving = AnyOf((EveryN(c.runtime.checkpoint_every), last))
@@ -194,7 +206,8 @@ class _Loop:
     # Dispatched, not yet read: (steps done before, number of steps, metrics on the device).
     self.in_flight: collections.deque[tuple[int, int, step.Metrics]] = collections.deque()
 
-  def go(self, done: int) -> None:
+  def go(self, done: int, on_first_step: Callable[[], None]) -> None:
+    first = done
     s = self._restore(done)
     self._write_status(done)
     while self.alive:
@@ -205,12 +218,16 @@ class _Loop:
       if hosts.any_process(self.stop.is_set()):
         self._save_and_stop(s, done)
         return
-      if done == 0:
-        self._log_scores(s, 0)
-      n = self._until_due(done)
+      # The first step goes alone and before any evaluation: whether it works shows at once.
+      n = 1 if done == first else self._until_due(done)
       s, metrics = self.engine.run(s, n)
       self.in_flight.append((done, n, metrics))
       done += n
+      if done - n == first:
+        jax.block_until_ready(metrics)
+        on_first_step()
+        if first == 0:
+          self._log_scores(self.engine.start(self.configs), 0)
       # The dispatch before is read while this one computes, unless something is due at its end.
       self._drain(keep=0 if self.evaluating(done) or self.saving(done) else 1)
       if self.evaluating(done):
@@ -227,7 +244,7 @@ class _Loop:
   def _restore(self, at: int) -> state.TrainState:
     for member in self.members:
       member.begin(self.task)
-    s = self.engine.start([member.config for member in self.members])
+    s = self.engine.start(self.configs)
     if at == 0:
       for member in self.members:
         member.journal.restart()
@@ -271,7 +288,8 @@ class _Loop:
 
   def _log_scores(self, s: state.TrainState, at: int) -> None:
     if self.alive:
-      for member, scores in zip(self.members, self.evaluate(s), strict=True):
+      evaluate = programs.evaluator(self.configs)
+      for member, scores in zip(self.members, evaluate(s), strict=True):
         if member.error is None:
           member.journal.log_scores(at, scores)
 

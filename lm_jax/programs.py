@@ -14,23 +14,33 @@ from lm_jax.population import Population
 _one_at_a_time = threading.Lock()
 
 
-def make(members: Sequence[Config]) -> tuple[tasks.Task, Engine, Evaluator]:
-  """Returns the task, engine and evaluator of runs of one shape."""
+def make(members: Sequence[Config]) -> tuple[tasks.Task, Engine]:
+  """Returns the task and engine of runs of one shape."""
   with _one_at_a_time:
     return _of_shape(configs.shape(members[0]), len(members))
 
 
+def evaluator(members: Sequence[Config]) -> Evaluator:
+  """Returns the evaluator of runs of one shape; apart, since a first step does not need it."""
+  with _one_at_a_time:
+    return _evaluator_of_shape(configs.shape(members[0]), len(members))
+
+
 def prepare(members: Sequence[Config]) -> None:
   """Compiles the steps of runs that will be trained later; may be called from any thread."""
-  _, engine, _ = make(members)
+  _, engine = make(members)
   engine.compile(members)
 
 
 @functools.lru_cache(maxsize=2)
-def _of_shape(shape: Config, count: int) -> tuple[tasks.Task, Engine, Evaluator]:
+def _of_shape(shape: Config, count: int) -> tuple[tasks.Task, Engine]:
   task = tasks.make_task(shape.task)
   if count > 1:
-    engine = Population([shape] * count, task)
-  else:
-    engine = parallel.Solo(shape, task, parallel.make_layout(shape))
-  return task, engine, Evaluator(shape, task, engine)
+    return task, Population([shape] * count, task)
+  return task, parallel.Solo(shape, task, parallel.make_layout(shape))
+
+
+@functools.lru_cache(maxsize=2)
+def _evaluator_of_shape(shape: Config, count: int) -> Evaluator:
+  task, engine = _of_shape(shape, count)
+  return Evaluator(shape, task, engine)

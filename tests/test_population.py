@@ -206,7 +206,7 @@ def test_what_was_prepared_is_not_compiled_again():
   programs.prepare(prepared)
   assert compiled
   compiled.clear()
-  _, engine, _ = programs.make(prepared)
+  _, engine = programs.make(prepared)
   _state, metrics = engine.run(engine.start(prepared), 2)
   assert np.isfinite(engine.by_member(metrics)["loss"][:, :2]).all()
   assert not compiled

@@ -24,6 +24,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
 
   def on_first_step() -> None:
     breakdown = clock.first_step()
+    environment.resume_garbage_collection()
     if not quiet:
       print(breakdown, file=sys.stderr)
 

@@ -20,6 +20,7 @@ from lm_jax import environment
 
 
 def main() -> None:
+  environment.postpone_garbage_collection()
   if core := os.environ.get("LM_JAX_WORKER_CORE"):
     environment.pin_to_core(int(core))
   # Nothing but answers may reach the real stdout, whether written in Python or below it.
@@ -72,9 +73,9 @@ def _run(cells: list[dict], stop: threading.Event) -> list[tuple[str, str | None
 
   directories = [Path(cell["directory"]) for cell in cells]
   try:
-    errors = loop.train_population(
-      [config.from_mapping(cell["config"]) for cell in cells], directories, stop=stop
-    )
+    configs = [config.from_mapping(cell["config"]) for cell in cells]
+    resume = environment.resume_garbage_collection
+    errors = loop.train_population(configs, directories, stop=stop, on_first_step=resume)
   except Exception as error:
     errors = [error] * len(cells)
   return [_reply(directory, error) for directory, error in zip(directories, errors, strict=True)]

@@ -77,7 +77,7 @@ import json, sys
 from lm_jax import config, hosts, parallel, programs
 hosts.join(sys.argv[1], 2, int(sys.argv[2]))
 c = config.from_mapping(json.loads(sys.argv[3]))
-_, engine, evaluate = programs.make([c])
+_, engine = programs.make([c])
 import numpy as np
 batch = np.arange(2 * 16 * 3).reshape(2, 16, 3)
 placed = engine.layout.put(batch, engine.layout.over_batch(1, 16))
