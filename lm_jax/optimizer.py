@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers
@@ -16,7 +17,7 @@ from optax.contrib import MuonDimensionNumbers
 from lm_jax import parametrization
 from lm_jax.config import Config, ModelConfig, OptimizerConfig
 
-Hyperparams = dict[str, jax.Array]  # float32 scalars, see `hyperparams`
+Hyperparams = dict[str, jax.Array | np.float32]  # float32 scalars, see `hyperparams`
 STANDARD = ModelConfig()
 
 
@@ -29,7 +30,8 @@ def hyperparams(config: Config) -> Hyperparams:
     "warmup_steps": o.warmup_steps,
     "num_steps": config.train.num_steps,
   }
-  return {name: jnp.float32(value) for name, value in values.items()}
+  # Of numpy: as jax arrays each would be made by a small program of its own.
+  return {name: np.float32(value) for name, value in values.items()}
 
 
 def learning_rate(c: OptimizerConfig, h: Hyperparams, step: Int[Array, ""]) -> Float[Array, ""]:

@@ -39,18 +39,20 @@ def stream(key: jax.Array, name: int, step: jax.Array | int = 0) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), name), step)
 
 
+def seed_key(seed: int) -> np.ndarray:
+  """Returns `jax.random.key_data(jax.random.key(seed))`, uint32 [2], without running a program for it."""
+  return np.array([0, seed], np.uint32)
+
+
 def inputs(config: Config) -> tuple[np.ndarray, np.ndarray, optimizer.Hyperparams]:
   """Returns what of a config is data to its program: key, data key, hyperparameters; all on the host."""
   data_seed = config.seed if config.data_seed is None else config.data_seed
-  keys = (jax.random.key_data(jax.random.key(seed)) for seed in (config.seed, data_seed))
-  return jax.device_get((*keys, optimizer.hyperparams(config)))
+  return seed_key(config.seed), seed_key(data_seed), optimizer.hyperparams(config)
 
 
 def init_state(config: Config) -> TrainState:
   """Returns the state before the first step; jit-able, a pure function of the config."""
-  with jax.ensure_compile_time_eval():
-    given = inputs(config)
-  return init_from(config, *given)
+  return init_from(config, *inputs(config))
 
 
 def init_from(

@@ -293,3 +293,8 @@ def test_a_value_that_is_no_number_is_never_written(tmp_path):
   row = records.Record(**dict.fromkeys(records.FIELDS) | {"value": math.nan})
   with pytest.raises(ValueError, match="not JSON compliant"):
     records.append(tmp_path / "records.jsonl", [row])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_the_key_of_a_seed_is_that_of_jax(seed):
+  np.testing.assert_array_equal(state.seed_key(seed), jax.random.key_data(jax.random.key(seed)))
