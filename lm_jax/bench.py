@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import devices, environment, scaling, state, step, tasks
+from lm_jax import devices, environment, programs, scaling
 from lm_jax.config import Config
 from lm_jax.startup import Startup
 
@@ -31,7 +31,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     time_to_first_step_s  from the start of the process to the end of the first step
     startup_s             what of it were imports, tracing, compiling (or reading the cache), the rest
     num_compiled          programs that the cache did not hold: 0 for a warm start
-    compile_s             tracing and compiling (or reading) the training program alone
+    compile_s             tracing and compiling (or reading) the programs of the first state and the steps
     flops_per_second      matrix products of the model, recomputation not counted (`scaling.step_flops`)
     peak_flops_per_second of all devices used together: from the maker's datasheet (`devices`), on a CPU
                           measured here, between the steps; null for a device that is not known
@@ -42,18 +42,17 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     memory_bytes          of one accelerator, null where it is not known
     num_devices, device, dtype, num_steps, params_total, jax
   """
-  task = tasks.make_task(config.task)
-  s = jax.jit(lambda: state.init_state(config))()
+  _, engine = programs.make([config])
   start = time.perf_counter()
-  run = jax.jit(step.make_run_steps(config, task), donate_argnums=0)
-  run = run.lower(s, task.arrays, jnp.int32(1)).compile()
+  engine.compile([config])
   compile_s = time.perf_counter() - start
+  s = engine.start([config])
 
   def timed(n: int) -> np.ndarray:
     """Runs n steps and returns their seconds, by the clock and of CPU."""
     nonlocal s
     start = _clocks()
-    s, _ = jax.block_until_ready(run(s, task.arrays, jnp.int32(n)))
+    s, _ = jax.block_until_ready(engine.run(s, n))
     return _clocks() - start
 
   timed(1)
