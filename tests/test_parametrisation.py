@@ -129,7 +129,7 @@ def programs(config: Config):
   key, h = jax.random.key_data(jax.random.key(0)), optimizer.hyperparams(config)
   tokens = jax.ShapeDtypeStruct((8, config.task.sequence_length), jnp.int32)
   batch = Batch(tokens, tokens, jax.ShapeDtypeStruct(tokens.shape, jnp.float32))
-  start = jax.jit(lambda key, h: state.init_from_key(config, key, h))
+  start = jax.jit(lambda key, h: state.init_from(config, key, key, h))
   initial = jax.eval_shape(start, key, h)
   return start.lower(key, h).as_text(), jax.jit(step.make_train_step(config)).lower(initial, batch).as_text()
 
@@ -287,7 +287,8 @@ def sizes(config: Config) -> dict[str, float]:
 
   def measure(key):
     params = Transformer(config.model).init(key, batch.tokens)["params"]
-    s = state.TrainState(jnp.int32(0), params, tx.init(params), jax.random.key_data(jax.random.key(0)), h)
+    unused = jax.random.key_data(jax.random.key(0))
+    s = state.TrainState(jnp.int32(0), params, tx.init(params), unused, unused, h)
     s = jax.lax.fori_loop(0, STEPS, lambda _, s: train_step(s, batch)[0], s)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, s.params)
     seen = jax.lax.map(lambda p: activations(config.model, p, batch.tokens), both)
