@@ -56,6 +56,14 @@ def _narrow_multiply_backward(spec: str, saved: tuple[Array, Array], dy: Array) 
 _narrow_multiply.defvjp(_narrow_multiply_forward, _narrow_multiply_backward)
 
 
+def settled(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+  """Returns x, written to memory as it is laid out now, on a CPU.
+
+  Otherwise XLA:CPU makes the transposition part of every loop that reads x, and a gather of each.
+  """
+  return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 # --- attention --------------------------------------------------------------------------------
 
 
@@ -135,8 +143,8 @@ def attend(
   S, K = k_BSKH.shape[1:3]
   q_BTNH = q_BTNH / math.sqrt(H) if scale is None else q_BTNH * scale
   # Head-major, so that each head's products are plain matrix products; a group's queries are its rows.
-  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-  k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+  q_BKGTH = settled(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4))
+  k_BKSH, v_BKSH = settled(k_BSKH.transpose(0, 2, 1, 3)), settled(v_BSKH.transpose(0, 2, 1, 3))
 
   def mix(q_BKGCH: Array, query_C: Array | np.ndarray, keys: int) -> Float[Array, "B K G C H"]:
     scores = multiply("BKGTH,BKSH->BKGTS", q_BKGCH, k_BKSH[:, :, :keys])
