@@ -35,7 +35,8 @@ Where the sizes of a config need more than the papers say:
   * GPT-2's 1/sqrt(number of residual branches) is of the base's depth under completep, whose initial
     variances do not depend on depth; mup has no law for depth and leaves it as it is.
   * `scale_embeddings` multiplies by sqrt(base d_model): the scale of the embeddings must not grow.
-  * Post-norm blocks take the same multipliers. mup was derived for them too; completep's table is pre-norm's.
+  * Post-norm blocks take the same multipliers. mup's table does not ask where norms stand; completep's is of
+    pre-norm blocks.
 """
 
 import dataclasses

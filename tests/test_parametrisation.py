@@ -78,16 +78,22 @@ def test_factors_are_those_of_the_papers(d_model, num_layers):
   assert set(rows(grown("standard")).values()) == {1.0}
 
 
-def test_every_parameter_has_a_role():
-  vectors = {"scale", "bias"}
-  for name in reference.PRESETS:
-    for scan_layers in (False, True):
-      for path in leaves_by_name(reference.shapes(tiny(preset=name, scan_layers=scan_layers))):
-        top, *_, last = path.split("/") * 2 if "/" not in path else path.split("/")
-        expected = {"embedding": "embedding", "positions": "embedding", "final_norm": "final_norm",
-                    "output": "output"}.get(top)  # fmt: skip
-        hidden = "hidden_vector" if last in vectors else "hidden_matrix"
-        assert parametrization.role(path.split("/")) == (expected or hidden)
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("preset", reference.PRESETS)
+def test_every_parameter_has_a_role(preset, scan_layers):
+  outside = {
+    "embedding": "embedding",
+    "positions": "embedding",
+    "final_norm": "final_norm",
+    "output": "output",
+  }
+  for path in leaves_by_name(reference.shapes(tiny(preset=preset, scan_layers=scan_layers))):
+    names = path.split("/")
+    hidden = "hidden_vector" if names[-1] in ("scale", "bias") else "hidden_matrix"
+    assert parametrization.role(names) == outside.get(names[0], hidden)
+
+
+def test_a_parameter_without_a_role_is_an_error():
   with pytest.raises(ValueError, match="pooler/kernel has no role"):
     parametrization.role(["pooler", "kernel"])
 

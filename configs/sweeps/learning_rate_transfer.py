@@ -3,7 +3,9 @@
     lm-jax sweep --config=configs/sweeps/learning_rate_transfer.py --workdir=runs/learning_rate_transfer
     python experiments/003_learning_rate_transfer/draw.py runs/learning_rate_transfer
 
-A two-layer causal LM on the bytes of the Python standard library, 250 steps of 1,024 bytes.
+A two-layer causal LM on the bytes of the Python standard library, 250 steps of 1,024 bytes. Cost: about 8
+minutes on 2 cores a seed (`:seeds=2`). Expected: the best rate falls from .013 at d=32 to .0019 at d=256 in
+the standard parametrization and stays at .013 under muP, where the base is d=32.
 """
 
 import ml_collections

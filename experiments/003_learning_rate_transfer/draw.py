@@ -88,8 +88,11 @@ def draw_optima(ax: Axes, best: pd.DataFrame) -> None:
   widths = sorted(best["d_model"].unique())
   ax.set(xscale="log", yscale="log", xlabel="Width", ylabel="Best learning rate", title="Best rate")
   ax.set_xticks(widths, [str(w) for w in widths])
-  ax.xaxis.set_minor_locator(NullLocator())
-  ax.legend(frameon=False)
+  ax.set_yticks([0.002, 0.005, 0.01, 0.02], ["0.002", "0.005", "0.01", "0.02"])
+  ax.set_ylim(0.0015, 0.025)
+  for axis in (ax.xaxis, ax.yaxis):
+    axis.set_minor_locator(NullLocator())
+  ax.legend(frameon=False, loc="lower left")
 
 
 def draw(table: pd.DataFrame, best: pd.DataFrame) -> None:
@@ -101,7 +104,7 @@ def draw(table: pd.DataFrame, best: pd.DataFrame) -> None:
     for ax, name in ((standard, "standard"), (mup, "mup")):
       draw_curves(ax, table, name, top)
     standard.set_ylabel("Test NLL (nats/byte)")
-    standard.legend(frameon=False)
+    mup.legend(frameon=False, loc="upper center", fontsize=7, handlelength=1, labelspacing=0.2)
     draw_optima(rates, best)
     drawing.savefig(HERE / "learning_rate_transfer.png")
 
