@@ -258,7 +258,7 @@ def test_a_status_line_says_what_went_wrong():
 
 # --- a sweep that is stopped ----------------------------------------------------------------------
 
-NUM_STEPS = 1000
+NUM_STEPS = 2000
 LONG = sweep_tree(train={"num_steps": NUM_STEPS}, runtime={"checkpoint_every": 50})
 
 

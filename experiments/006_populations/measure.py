@@ -57,7 +57,7 @@ def main(widths: list[int], count: int) -> None:
     tokens = count * STEPS * scaling.tokens_per_step(members[0])
     for name, all_seconds in seconds.items():
       rate = tokens / statistics.median(all_seconds[1:])
-      print(f"d={width}, {count} members, {name}: {rate:,.0f} replica-tokens/s ({jax.devices()[0].device_kind})")
+      print(f"d={width}, {count} members, {name}: {rate:,.0f} replica-tokens/s")
 
 
 if __name__ == "__main__":
