@@ -84,9 +84,9 @@ class Layout:
     return jax.tree.map(place, tree)
 
   def state_shardings(self, abstract: TrainState) -> Any:
-    """Returns the sharding of every array of a training state, None where there is one device."""
+    """Returns the sharding of every array of a training state; there must be a mesh."""
     if self.kind != "mesh":
-      return None if self.mesh is None else jax.tree.map(lambda _: self.whole, abstract)
+      return jax.tree.map(lambda _: self.whole, abstract)
 
     def of(path: tuple, x: Any) -> NamedSharding:
       axes = sharding.parameter_axes(path, x.ndim)
@@ -214,7 +214,9 @@ class Solo:
 
   def __init__(self, config: Config, task: Task, layout: Layout):
     self.layout = layout
-    self.shardings = layout.state_shardings(jax.eval_shape(lambda: state.init_state(config)))
+    self.shardings = None
+    if layout.mesh is not None:
+      self.shardings = layout.state_shardings(jax.eval_shape(lambda: state.init_state(config)))
     self._arrays = layout.put(task.arrays, layout.whole)
 
     def init(*inputs: Any) -> TrainState:
