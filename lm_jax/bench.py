@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import devices, environment, programs, scaling
+from lm_jax import devices, environment, hosts, programs, scaling
 from lm_jax.config import Config
 from lm_jax.startup import Startup
 
@@ -42,6 +42,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     memory_bytes          of one accelerator, null where it is not known
     num_devices, device, dtype, num_steps, params_total, jax
   """
+  hosts.all_devices()  # a platform that is not there is said in one line
   _, engine = programs.make([config])
   start = time.perf_counter()
   engine.compile([config])

@@ -222,6 +222,7 @@ def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     hosts.join(values.coordinator, values.num_processes, values.process_id)
   elif values.num_processes is not None or values.process_id is not None:
     raise ConfigError("--num_processes, --process_id: need --coordinator=HOST:PORT")
+  hosts.all_devices()
   return single.train(config, _workdir(values), quiet=values.quiet or not hosts.is_first())
 
 

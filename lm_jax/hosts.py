@@ -47,6 +47,25 @@ def _check(coordinator: str, num_processes: int | None, process_id: int | None) 
     raise ConfigError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes)")
 
 
+def all_devices(count: int | None = None) -> list[jax.Device]:
+  """Returns the devices of all processes, or the first `count` (config.parallel.num_devices) of them.
+
+  Raises:
+    ConfigError: a platform that is not there, or fewer devices.
+  """
+  try:
+    devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # jax asserts that the platforms asked for gave something
+    reason = (str(error).splitlines() or ["there is no such device"])[0]
+    raise ConfigError(f"JAX_PLATFORMS={jax.config.jax_platforms}: {reason}") from None
+  if count is not None and count > len(devices):
+    raise ConfigError(
+      f"config.parallel.num_devices={count}: must be at most {len(devices)}, the {devices[0].platform} "
+      "devices there are"
+    )
+  return devices[:count]
+
+
 def is_first() -> bool:
   """Whether this process writes."""
   return jax.process_index() == 0

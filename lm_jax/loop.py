@@ -92,6 +92,7 @@ def train_population(
 
   Returns what ended each run early (Busy, Diverged, Stopped, OutOfMemory, ConfigError), or None.
   """
+  hosts.all_devices()  # before anything is written: none may be there
   if len(configs) > 1:
     population.check_members(configs)
   with contextlib.ExitStack() as stack:

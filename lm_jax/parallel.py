@@ -15,21 +15,13 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lm_jax import sharding, state, step
+from lm_jax import hosts, sharding, state, step
 from lm_jax.config import Config
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch, Task
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
-
-
-def all_devices() -> list[jax.Device]:
-  """Returns the devices of all processes; a platform that is not there is bad input."""
-  try:
-    return jax.devices()
-  except RuntimeError as error:
-    raise ConfigError(f"JAX_PLATFORMS={jax.config.jax_platforms}: {str(error).splitlines()[0]}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +89,7 @@ class Layout:
 
 def make_layout(config: Config) -> Layout:
   """Returns the layout that `config.parallel` asks for; raises ConfigError if it cannot be."""
-  p, devices, batch = config.parallel, all_devices(), config.train.batch_size
-  if p.num_devices is not None:
-    if p.num_devices > len(devices):
-      raise ConfigError(f"config.parallel.num_devices={p.num_devices}: must be at most {len(devices)}, "
-                        f"the {devices[0].platform} devices there are")  # fmt: skip
-    devices = devices[: p.num_devices]
+  p, devices, batch = config.parallel, hosts.all_devices(config.parallel.num_devices), config.train.batch_size
   kind = p.kind
   if kind == "auto":
     asked = p.data is not None or p.fsdp * p.tensor > 1 or p.num_devices is not None

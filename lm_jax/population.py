@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax import parallel, state, step, strict
+from lm_jax import hosts, state, step, strict
 from lm_jax.config import Config
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
@@ -30,7 +30,7 @@ class Population:
     if config.parallel.kind == "mesh" or jax.process_count() > 1:
       raise ConfigError("config.parallel.kind='mesh': a population's runs are each on one device")
     self.num_members = len(members)
-    available = parallel.all_devices()[: config.parallel.num_devices]
+    available = hosts.all_devices(config.parallel.num_devices)
     self._devices = available[: self.num_members] if config.parallel.kind != "single" else available[:1]
     self._side_by_side = self._devices[0].platform != "cpu" if side_by_side is None else side_by_side
     self._arrays = task.arrays

@@ -44,10 +44,10 @@ def sweep_tree(widths=(8, 16), seeds=(0,), **groups: Any) -> dict[str, Any]:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def start(*words: str | Path, **options: Any) -> subprocess.Popen:
-  """Starts `lm-jax WORDS` on the CPU, with nothing of this process's own settings."""
+def start(*words: str | Path, platform: str = "cpu", **options: Any) -> subprocess.Popen:
+  """Starts `lm-jax WORDS` on a platform, with nothing of this process's own settings."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
-  env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])}
+  env |= {"JAX_PLATFORMS": platform, "PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])}
   return subprocess.Popen(
     [sys.executable, "-m", "lm_jax", *map(str, words)],
     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options,
@@ -63,8 +63,8 @@ def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def lm_jax(*words: str | Path) -> subprocess.CompletedProcess:
-  return finish(start(*words))
+def lm_jax(*words: str | Path, platform: str = "cpu") -> subprocess.CompletedProcess:
+  return finish(start(*words, platform=platform))
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen | None = None) -> Any:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from processes import RUN, finish, lm_jax, merged, start, status, wait_until, write_config
@@ -129,3 +130,15 @@ def test_numbers_of_processes_need_a_coordinator(tmp_path):
   done = lm_jax("train", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--num_processes=2")
   assert (done.returncode, done.stderr.count("\n")) == (2, 1)
   assert "need --coordinator=HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize("platform", ["quantum", "cuda"])
+def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
+  if platform == "cuda" and jax.default_backend() == "gpu":
+    pytest.skip("there is a GPU")
+  file = write_config(tmp_path / "run.py", TREE)
+  for words in (("train", f"--workdir={tmp_path / 'w'}"), ("bench",)):
+    done = lm_jax(words[0], f"--config={file}", *words[1:], platform=platform)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"JAX_PLATFORMS={platform}: " in done.stderr
+  assert not (tmp_path / "w").exists()
