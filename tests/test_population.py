@@ -2,15 +2,19 @@
 
 import dataclasses
 import functools
+import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from processes import RUN, lasting_rows, lm_jax, merged, status, write_config
+from processes import ROOT, RUN, lasting_rows, lm_jax, merged, status, write_config
 
 from lm_jax import config as configs
-from lm_jax import loop, population, programs, records, rundir, scaling, sweep, tasks
+from lm_jax import loop, population, programs, records, rundir, scaling, strict, sweep, tasks
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.launch import packing
 from lm_jax.strict import ConfigError
@@ -192,6 +196,30 @@ def test_a_sweep_packs_by_itself_and_gives_the_same_records(tmp_path):
   for folder in folders:
     config = rundir.from_json(folder / "config.json")
     assert_equal_runs(config, folder, tmp_path / "apart" / "cells" / folder.name)
+
+
+def test_a_worker_compiles_the_next_pack_while_it_trains_one(tmp_path):
+  """As the launcher asks of workers on GPUs; a pack that cannot be compiled is only mentioned."""
+  packs = [[member({"seed": seed}) for seed in range(2)], [member({"model": {"d_ff": 40}})]]
+  sent = [[{"config": strict.to_dict(config)} for config in pack] for pack in packs]
+  bad = [{"config": strict.to_dict(CONFIGS[0]) | {"seed": -1}}]
+  for i, cells_of_pack in enumerate(sent):
+    for j, cell in enumerate(cells_of_pack):
+      cell["directory"] = str(tmp_path / f"{i}{j}")
+      (tmp_path / f"{i}{j}").mkdir()
+  requests = [{"run": sent[0]}, {"prepare": sent[1]}, {"prepare": bad}, {"run": sent[1]}]
+  worker = subprocess.Popen(
+    [sys.executable, "-m", "lm_jax.launch.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+  )  # fmt: skip
+  with worker:
+    for request in requests:
+      worker.stdin.write(json.dumps(request) + "\n")
+      worker.stdin.flush()
+    replies = [json.loads(worker.stdout.readline()) for _ in range(2)]
+    worker.stdin.close()
+    assert "not compiled ahead: ConfigError: config.seed=-1" in worker.stderr.read()
+  assert replies == [[["done", None], ["done", None]], [["done", None]]]
 
 
 # --- ahead of time, and too much ------------------------------------------------------------------
