@@ -75,6 +75,7 @@ def train(
   Raises:
     Busy: another process is at work on it.
     Diverged: NaN or infinity in the loss.
+    OutOfMemory: the device does not hold it.
   """
   (error,) = train_population([config], [directory], stop=stop, on_first_step=on_first_step)
   if error is not None:
@@ -106,7 +107,7 @@ def train_population(
       except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
           raise
-        for member in group:
+        for member in [member for member in group if member.error is None]:
           member.fail(OutOfMemory(_out_of_memory(group, error)))
   return [member.error for member in members]
 
