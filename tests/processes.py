@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lm_jax import records
+from lm_jax import loop, records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -106,3 +106,18 @@ def lasting_rows(run: Path) -> list[dict[str, Any]]:
   """Returns the records without what may differ between two runs of a cell."""
   rows = records.read(run / "records.jsonl")
   return [{k: v for k, v in row.items() if k not in records.VOLATILE} for row in rows]
+
+
+# --- runs in this process -------------------------------------------------------------------------
+
+
+class StopAfter(loop.Stop):
+  """Asks a run to stop when its loop has looked n times, once before each dispatch, and looks again."""
+
+  def __init__(self, looks: int):
+    super().__init__()
+    self._left = looks
+
+  def is_set(self) -> bool:
+    self._left -= 1
+    return self._left < 0

@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, RUN, lasting_rows, lm_jax, merged, status, write_config
+from processes import ROOT, RUN, StopAfter, lasting_rows, lm_jax, merged, status, write_config
 
 from lm_jax import config as configs
 from lm_jax import loop, population, programs, records, rundir, scaling, strict, sweep, tasks
@@ -92,16 +92,6 @@ def test_side_by_side_as_on_an_accelerator_is_the_same(solo):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), one, final_state(config, folder)
     )
-
-
-class StopAfter(loop.Stop):
-  def __init__(self, looks: int):
-    super().__init__()
-    self._left = looks
-
-  def is_set(self) -> bool:
-    self._left -= 1
-    return self._left < 0
 
 
 def test_members_stopped_apart_go_on_and_end_the_same(solo, tmp_path):

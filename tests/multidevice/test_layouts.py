@@ -7,7 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from processes import RUN, merged
+from processes import RUN, StopAfter, merged
 
 from lm_jax import config as configs
 from lm_jax import loop, parallel, rundir, scaling, tasks
@@ -164,18 +164,6 @@ def test_every_device_draws_its_part_of_the_batch_only(layout):
 
 
 # --- a run moves between layouts ------------------------------------------------------------------
-
-
-class StopAfter(loop.Stop):
-  """Asks to stop at the n-th time that the loop looks."""
-
-  def __init__(self, looks: int):
-    super().__init__()
-    self._left = looks
-
-  def is_set(self) -> bool:
-    self._left -= 1
-    return self._left < 0
 
 
 def test_a_run_saved_on_8_devices_goes_on_on_1_and_4_and_back(tmp_path):
