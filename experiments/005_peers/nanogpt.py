@@ -94,11 +94,13 @@ def compare(name: str, args: argparse.Namespace) -> dict:
   theirs = [args.torch_python, __file__, f"--core={args.core}", f"--peer={args.peer}",
             f"--measure={json.dumps(shape)}"]  # fmt: skip
   rows = {"config": name, "steps": args.steps, "lm_jax": [], "nanoGPT": []}
-  for _ in range(args.rounds):
+  for round_ in range(args.rounds):
     result = answer(ours)
     rows["lm_jax"].append(shape["batch_size"] * shape["length"] / (1e-3 * result["cpu_step_ms"]))
     peer = answer(theirs)
     rows["nanoGPT"].append(peer["tokens_per_cpu_second"])
+    pair = f"lm_jax {rows['lm_jax'][-1]:,.0f}, nanoGPT {rows['nanoGPT'][-1]:,.0f} tokens a CPU second"
+    print(f"{name}, round {round_ + 1} of {args.rounds}: {pair}", file=sys.stderr, flush=True)
   return rows | {"jax": result["jax"], "torch": peer["torch"]}
 
 
@@ -122,7 +124,7 @@ def main() -> None:
   parser.add_argument("--peer", required=True, help="a checkout of nanoGPT")
   parser.add_argument("--torch_python", help="a Python that has torch")
   parser.add_argument("--core", type=int, default=0)
-  parser.add_argument("--steps", type=int, default=10)
+  parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--output", default="runs/peers.jsonl")
   parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -135,10 +137,12 @@ def main() -> None:
     return
   if not args.torch_python or not args.configs:
     parser.error("give --torch_python=PATH and the configs to compare at")
-  results = [compare(name, args) for name in args.configs]
   Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-  with open(args.output, "a", encoding="utf-8") as file:
-    file.writelines(json.dumps(row) + "\n" for row in results)
+  results = []
+  for name in args.configs:
+    results.append(compare(name, args))
+    with open(args.output, "a", encoding="utf-8") as file:
+      file.write(json.dumps(results[-1]) + "\n")
   show(results)
 
 
