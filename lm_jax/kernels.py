@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from lm_jax.config import cudnn_obstacle
+from lm_jax.model_config import cudnn_obstacle
 from lm_jax.strict import ConfigError
 
 # Finite, so that a row with every key masked gives zeros' average and not NaN.

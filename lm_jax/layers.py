@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax import kernels, parametrization, sharding
-from lm_jax.config import ModelConfig
+from lm_jax.model_config import ModelConfig
 
 PRODUCT = "product"  # the name, to rematerialization, of what a product with weights gives
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lm_jax import kernels, layers, parametrization, sharding
-from lm_jax.config import ModelConfig
+from lm_jax.model_config import ModelConfig
 
 
 class Transformer(nn.Module):

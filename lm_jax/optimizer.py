@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers
 
 from lm_jax import parametrization
-from lm_jax.config import Config, ModelConfig, OptimizerConfig
+from lm_jax.config import Config, OptimizerConfig
+from lm_jax.model_config import ModelConfig
 
 Hyperparams = dict[str, jax.Array | np.float32]  # float32 scalars, see `hyperparams`
 STANDARD = ModelConfig()

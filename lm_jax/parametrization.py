@@ -44,7 +44,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from lm_jax.config import ModelConfig
+from lm_jax.model_config import ModelConfig
 
 Role = Literal["embedding", "hidden_matrix", "hidden_vector", "final_norm", "output"]
 

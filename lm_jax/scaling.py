@@ -7,8 +7,10 @@ are exact (tests compare them with the program); memory and time are estimates, 
 import dataclasses
 import math
 
-from lm_jax.config import Config, ModelConfig, loss_positions
+from lm_jax.config import Config
+from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
+from lm_jax.task_configs import loss_positions
 
 FLOAT_BYTES = 4  # of a parameter, gradient or moment, whatever the dtype of activations
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax import objectives, optimizer, sharding, state
-from lm_jax.config import Config, loss_positions
+from lm_jax.config import Config
 from lm_jax.model import Transformer, take_positions
 from lm_jax.state import TrainState
+from lm_jax.task_configs import loss_positions
 from lm_jax.tasks.base import Batch, Task
 
 Metrics = dict[str, jax.Array]  # float32 scalars

@@ -43,6 +43,19 @@ def choose(table: Mapping[str, T], name: Any, path: str) -> T:
   return table[name]
 
 
+def require(ok: bool, path: str, value: Any, allowed: str) -> None:
+  """Raises ConfigError, "PATH=VALUE: must be ALLOWED", unless `ok`."""
+  if not ok:
+    raise ConfigError(f"{path}={value!r}: must be {allowed}")
+
+
+def require_positive(group: Any, path: str, names: Iterable[str]) -> None:
+  """Raises ConfigError unless the named fields of a dataclass are None or greater than 0."""
+  for name in names:
+    value = getattr(group, name)
+    require(value is None or value > 0, f"{path}.{name}", value, "greater than 0")
+
+
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
   """Returns {field name: resolved annotation} of a dataclass, in declaration order."""
@@ -105,9 +118,11 @@ def convert(annotation: Any, value: Any, path: str) -> Any:
       f"{path}={value!r}: must be {describe(annotation)}{did_you_mean(str(value), map(str, allowed))}"
     )
   if typing.get_origin(annotation) is tuple:
+    item = typing.get_args(annotation)[0]
+    if isinstance(value, str) and item is str:  # one name, or several with commas between
+      value = [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, str) or not isinstance(value, Iterable):
       raise _wrong(annotation, value, path)
-    item = typing.get_args(annotation)[0]
     return tuple(convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
   if annotation is float and type(value) is int:
     return float(value)
@@ -174,7 +189,7 @@ def parse_text(annotation: Any, text: str, path: str) -> Any:
     if text.lower() in ("true", "false", "1", "0"):
       return text.lower() in ("true", "1")
     raise ConfigError(f"{path}={text!r}: must be true or false")
-  if annotation is str:
+  if annotation is str or annotation == tuple[str, ...]:
     return text
   if typing.get_origin(annotation) is Literal:
     return next((a for a in typing.get_args(annotation) if str(a) == text), text)

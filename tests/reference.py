@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax.config import ModelConfig
 from lm_jax.model import Transformer
+from lm_jax.model_config import ModelConfig
 
 # --- models and parameters ----------------------------------------------------------------------
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from lm_jax import config as configs
-from lm_jax import config_file, presets, strict
+from lm_jax import config_file, model_config, presets, strict, task_configs
 from lm_jax.cli import split_overrides
-from lm_jax.config import Config, ConfigError
+from lm_jax.config import Config
+from lm_jax.strict import ConfigError
 
 # --- conversion -----------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ def test_conversion_refuses(given, said):
 
 _values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _names = st.sampled_from(
-  ["name", "preset", *strict.field_types(Config), *strict.field_types(configs.ModelConfig)]
+  ["name", "preset", *strict.field_types(Config), *strict.field_types(model_config.ModelConfig)]
 )
 _trees = st.recursive(
   _values, lambda t: st.lists(t, max_size=3) | st.dictionaries(_names, t, max_size=4), max_leaves=12
@@ -187,7 +188,7 @@ def test_override_text_becomes_the_type_of_its_field(file, field, text, value):
 def test_the_last_override_wins_and_a_name_counts_wherever_it_stands(file):
   assert config_file.load(file, [("seed", "1"), ("seed", "2")]).seed == 2
   task = config_file.load(file, [("task.num_digits", "3"), ("task.name", "arithmetic")]).task
-  assert task == configs.Arithmetic(num_digits=3)
+  assert task == task_configs.Arithmetic(num_digits=3)
   assert config_file.load(file, [("model.preset", "palm")]).model.parallel_block
 
 
@@ -330,7 +331,22 @@ OTHER = {
   "optimizer.beta2": 0.5, "optimizer.decay_fraction": 0.5,
   "eval.batch_size": 128, "rule_induction.holdout": 0.25, "rule_induction.num_values": 2,
   "associative_recall.length": 100, "noisy_majority.max_signal": 0.5,
+  "model.num_segments": 2, "model.attention_window": 8, "text.corpus": ["other"], "text.weights": [1, 2],
+  "text.text_field": "body",
+  "text.tokenizer": {"kind": "bpe", "vocab_size": 300},
 }  # fmt: skip
+
+
+# Fields of the same group without which a field is not read.
+READ_WITH = {
+  "text.weights": {"corpus": ["one", "other"]}, "text.mask_rate": {"objective": "span_corruption"},
+  "text.mean_span": {"objective": "span_corruption"},
+}  # fmt: skip
+
+
+def merged(one, other):
+  """Returns two trees of groups as one."""
+  return {group: one.get(group, {}) | other.get(group, {}) for group in one | other}
 
 
 def another(path: str, value, annotation):
@@ -348,9 +364,9 @@ def semantic_fields():
   yield "seed", {"seed": 1}, {}
   yield "data_seed", {"data_seed": 1}, {}
   groups = {group: ({}, getattr(Config(), group)) for group in ("model", "optimizer", "train", "eval")}
-  for task in configs.TaskConfig.__args__:
+  for task in task_configs.TaskConfig.__args__:
     # The power-law layout, since the other one forbids two fields.
-    base = {"layout": "power_law"} if task is configs.AssociativeRecall else {}
+    base = {"layout": "power_law"} if task is task_configs.AssociativeRecall else {}
     groups[task().name] = ({"name": task().name, **base}, task(**base))
   for group, (base, default) in groups.items():
     key = group if hasattr(Config, group) else "task"
@@ -360,7 +376,10 @@ def semantic_fields():
         value = another(f"{group}.{name}", getattr(default, name), annotation)
         # Only one parametrization reads all of the base sizes.
         read = base | ({"parametrization": "completep"} if name.startswith("base_") else {})
-        yield f"{group}.{name}", {key: read | {name: value}}, {key: read}
+        read, others = read | READ_WITH.get(f"{group}.{name}", {}), {}
+        if name in ("whole_words", "next_sentence_head"):
+          others = {"model": {"causal": False}, "task": {"name": "text", "objective": "masked_lm"}}
+        yield f"{group}.{name}", merged(others, {key: read | {name: value}}), merged(others, {key: read})
 
 
 @pytest.mark.parametrize(
@@ -371,5 +390,5 @@ def test_every_field_that_decides_a_number_changes_the_identity(changed, base):
 
 
 def test_tasks_have_identities_of_their_own():
-  names = [task().name for task in configs.TaskConfig.__args__]
+  names = [task().name for task in task_configs.TaskConfig.__args__]
   assert len({cell_id(task={"name": name}) for name in names}) == len(names)

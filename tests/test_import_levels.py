@@ -15,8 +15,8 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "parametrization", "presets", "records", "rundir",
-    "scaling", "schedule", "startup", "strict", "tokenizers",
+    "__init__", "config", "devices", "environment", "model_config", "parametrization", "presets", "records",
+    "rundir", "scaling", "schedule", "startup", "strict", "task_configs", "text_config", "tokenizers",
   ),
   1: ("data",),
   2: ("kernels", "layers", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
@@ -66,7 +66,7 @@ def imports(module: str) -> set[str]:
 
 
 def test_parsing_finds_the_imports():
-  assert {"lm_jax.presets", "lm_jax.strict"} <= imports("lm_jax.config")
+  assert {"lm_jax.presets", "lm_jax.strict"} <= imports("lm_jax.model_config")
   assert "lm_jax" in imports("lm_jax.records")
   assert len(FILES) > 10
 

@@ -12,9 +12,9 @@ import pytest
 import reference
 from reference import random_params, tiny
 
-from lm_jax import config as configs
-from lm_jax.config import ModelConfig
+from lm_jax import model_config
 from lm_jax.model import Transformer
+from lm_jax.model_config import ModelConfig
 
 
 @functools.partial(jax.jit, static_argnames=("model", "label_positions"))
@@ -200,10 +200,10 @@ def test_nll_of_targets_is_that_of_the_logits(positions, tie_embeddings, monkeyp
   targets = random_tokens(model, T=len(positions or tokens[0]), seed=1)
   log_p = jax.nn.log_softmax(logits(params, tokens, model=model, label_positions=positions))
   expected = -np.take_along_axis(np.asarray(log_p), np.asarray(targets)[..., None], -1)[..., 0]
-  monkeypatch.setattr(configs, "MIN_CHUNK_TOKENS", 1)
-  for most in (configs.DIRECT_LOGITS, 1):  # positions at a time: all; two
-    monkeypatch.setattr(configs, "DIRECT_LOGITS", most)
-    monkeypatch.setattr(configs, "CHUNK_LOGITS", 4 * model.vocab_size)
+  monkeypatch.setattr(model_config, "MIN_CHUNK_TOKENS", 1)
+  for most in (model_config.DIRECT_LOGITS, 1):  # positions at a time: all; two
+    monkeypatch.setattr(model_config, "DIRECT_LOGITS", most)
+    monkeypatch.setattr(model_config, "CHUNK_LOGITS", 4 * model.vocab_size)
     assert model.loss_chunk(2, targets.shape[1]) == (targets.shape[1] if most > 1 else 2)
     out = Transformer(model).apply({"params": params}, tokens, label_positions=positions, targets_BP=targets)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)

@@ -14,8 +14,9 @@ from reference import random_params, tiny
 
 from lm_jax import config as configs
 from lm_jax import layers, optimizer, parametrization, state, step
-from lm_jax.config import Config, ModelConfig, OptimizerConfig
+from lm_jax.config import Config, OptimizerConfig
 from lm_jax.model import Transformer
+from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch
 

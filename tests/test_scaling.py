@@ -12,9 +12,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lm_jax import config as configs
-from lm_jax import scaling, step, tasks
-from lm_jax.config import Config, ModelConfig
+from lm_jax import scaling, step, task_configs, tasks
+from lm_jax.config import Config
 from lm_jax.model import Transformer
+from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch
 
@@ -270,7 +271,7 @@ def test_time_is_within_a_factor_of_one_and_a_half(size):
   config = make_config(model, T, V, train={"batch_size": B})
   if labels < T:
     config = configs.from_mapping({"model": model, "train": {"batch_size": B}})  # rule induction
-  assert (len(configs.loss_positions(config.task)), config.model.vocab_size) == (labels, V)
+  assert (len(task_configs.loss_positions(config.task)), config.model.vocab_size) == (labels, V)
   speed = scaling.tokens_per_step(config) / scaling.seconds_per_step(config, 100e9)
   assert 1 / 1.5 < speed / MEASURED[size] < 1.5
 

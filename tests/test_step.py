@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from lm_jax import config as configs
-from lm_jax import state, step, tasks
+from lm_jax import model_config, state, step, tasks
 from lm_jax.config import Config
 
 
@@ -62,7 +62,7 @@ def test_logits_of_a_large_vocabulary_are_never_held():
   size = {P: temporary_bytes(c) for P, c in compiled.items()}
   assert size[512] < 1.1 * size[256]
   rows = max(np.prod(shape) // V for shape in shapes(compiled[512]) if V in shape)
-  assert rows == configs.MIN_CHUNK_TOKENS
+  assert rows == model_config.MIN_CHUNK_TOKENS
   assert rows < B * 512
 
 
@@ -98,8 +98,8 @@ def test_chunks_of_logits_change_neither_loss_nor_gradients(tie_embeddings, dtyp
 
   direct = loss_and_grad()
   for name, value in (("DIRECT_LOGITS", 1), ("MIN_CHUNK_TOKENS", 20)):
-    monkeypatch.setattr(configs, name, value)
-  monkeypatch.setattr(configs, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(model_config, name, value)
+  monkeypatch.setattr(model_config, "CHUNK_LOGITS", 1)
   assert config.model.loss_chunk(4, 12) == 5
   tolerance = 1e-5 if dtype == "float32" else 2e-2
   jax.tree.map(

@@ -12,39 +12,42 @@ import pytest
 from scipy import stats
 
 from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.strict import ConfigError
 from lm_jax.tasks import TASKS, Batch, make_task
 from lm_jax.tasks.markov_chain import stationary
 from lm_jax.tasks.occupancy import binomial_pmf, max_count_pmf
 
 DEFAULT = [
-  configs.RuleInduction(),
-  configs.AssociativeRecall(),
-  configs.MarkovChain(),
-  configs.Arithmetic(),
-  configs.NoisyMajority(),
+  task_configs.RuleInduction(),
+  task_configs.AssociativeRecall(),
+  task_configs.MarkovChain(),
+  task_configs.Arithmetic(),
+  task_configs.NoisyMajority(),
 ]
 VARIANTS = [
-  configs.RuleInduction(num_attributes=3, num_labels=8, num_items=5, holdout=0.25, loss="all"),
-  configs.AssociativeRecall(num_keys=12, num_values=6, num_pairs=3, layout="power_law", length=30),
-  configs.MarkovChain(num_symbols=3, length=9, concentration=0.3),
-  configs.Arithmetic(num_digits=11, num_items=2, reverse_answer=True, loss="all"),
-  configs.NoisyMajority(num_symbols=2, length=3, num_levels=2),
+  task_configs.RuleInduction(num_attributes=3, num_labels=8, num_items=5, holdout=0.25, loss="all"),
+  task_configs.AssociativeRecall(num_keys=12, num_values=6, num_pairs=3, layout="power_law", length=30),
+  task_configs.MarkovChain(num_symbols=3, length=9, concentration=0.3),
+  task_configs.Arithmetic(num_digits=11, num_items=2, reverse_answer=True, loss="all"),
+  task_configs.NoisyMajority(num_symbols=2, length=3, num_levels=2),
 ]
 ALL = DEFAULT + VARIANTS
 
 # Small enough that every sequence can be listed.
 LISTABLE = [
-  configs.RuleInduction(num_attributes=2, num_values=2, num_labels=2, num_items=3),
-  configs.RuleInduction(num_attributes=2, num_values=2, num_labels=3, num_items=3),
-  configs.RuleInduction(num_attributes=2, num_values=3, num_labels=3, num_items=3),
-  configs.RuleInduction(num_attributes=3, num_values=2, num_labels=2, num_items=3),
-  configs.RuleInduction(num_attributes=1, num_values=3, num_labels=4, num_items=4),
-  configs.NoisyMajority(num_symbols=2, length=7, num_levels=3),
-  configs.NoisyMajority(num_symbols=3, length=5, num_levels=4, max_signal=0.6),
-  configs.AssociativeRecall(num_keys=3, num_values=2, num_pairs=2),
-  configs.AssociativeRecall(num_keys=2, num_values=2, num_pairs=1, layout="power_law", length=6, power=0.5),
-  configs.Arithmetic(num_digits=1, num_items=2),
+  task_configs.RuleInduction(num_attributes=2, num_values=2, num_labels=2, num_items=3),
+  task_configs.RuleInduction(num_attributes=2, num_values=2, num_labels=3, num_items=3),
+  task_configs.RuleInduction(num_attributes=2, num_values=3, num_labels=3, num_items=3),
+  task_configs.RuleInduction(num_attributes=3, num_values=2, num_labels=2, num_items=3),
+  task_configs.RuleInduction(num_attributes=1, num_values=3, num_labels=4, num_items=4),
+  task_configs.NoisyMajority(num_symbols=2, length=7, num_levels=3),
+  task_configs.NoisyMajority(num_symbols=3, length=5, num_levels=4, max_signal=0.6),
+  task_configs.AssociativeRecall(num_keys=3, num_values=2, num_pairs=2),
+  task_configs.AssociativeRecall(
+    num_keys=2, num_values=2, num_pairs=1, layout="power_law", length=6, power=0.5
+  ),
+  task_configs.Arithmetic(num_digits=1, num_items=2),
 ]
 
 
@@ -184,7 +187,7 @@ def test_targets_are_next_tokens_and_weights_mark_the_loss(config):
   batch = _batch(config)
   if config.name != "noisy_majority":
     np.testing.assert_array_equal(batch.targets[:, :-1], batch.tokens[:, 1:])
-  expected = np.isin(np.arange(config.sequence_length), configs.loss_positions(config))
+  expected = np.isin(np.arange(config.sequence_length), task_configs.loss_positions(config))
   if getattr(config, "layout", None) == "power_law":
     assert (batch.weights <= expected).all() and (batch.weights.sum(axis=1) == config.num_pairs).all()
   else:
@@ -201,8 +204,11 @@ def test_sample_is_a_pure_function_of_its_key(config):
   assert (np.asarray(other.tokens) != jitted.tokens).any(axis=1).mean() > 0.9
 
 
+NOT_PROCEDURAL = (task_configs.PythonStdlib, task_configs.Text)
+
+
 def test_every_procedural_config_has_a_task():
-  procedural = {c for c in configs.TaskConfig.__args__ if c is not configs.PythonStdlib}
+  procedural = {c for c in task_configs.TaskConfig.__args__ if c not in NOT_PROCEDURAL}
   assert procedural <= set(TASKS)
   assert all(cls.__name__ == config_cls.__name__ for config_cls, cls in TASKS.items())
 
@@ -300,7 +306,9 @@ def _maps_drawn(config, split):
 
 @pytest.mark.parametrize("holdout", [0.01, 0.25, 0.99])
 def test_held_out_maps_are_never_trained_on(holdout):
-  config = configs.RuleInduction(num_attributes=1, num_values=3, num_labels=4, num_items=14, holdout=holdout)
+  config = task_configs.RuleInduction(
+    num_attributes=1, num_values=3, num_labels=4, num_items=14, holdout=holdout
+  )
   train, test = _maps_drawn(config, "train"), _maps_drawn(config, "test")
   assert not set(train) & set(test)
   assert len(set(train) | set(test)) == 24
@@ -310,7 +318,7 @@ def test_held_out_maps_are_never_trained_on(holdout):
 
 
 def test_without_holdout_both_splits_draw_all_maps():
-  config = configs.RuleInduction(num_attributes=1, num_values=3, num_labels=4, num_items=14)
+  config = task_configs.RuleInduction(num_attributes=1, num_values=3, num_labels=4, num_items=14)
   for split in ("train", "test"):
     counts = _maps_drawn(config, split)
     assert len(counts) == 24 and stats.chisquare(list(counts.values())).pvalue > 1e-3
@@ -319,7 +327,7 @@ def test_without_holdout_both_splits_draw_all_maps():
 @pytest.mark.parametrize("sizes", [{"num_values": 1, "num_labels": 1}, {"num_values": 9, "num_labels": 9}])
 def test_maps_that_cannot_be_split_are_refused(sizes):
   with pytest.raises(ConfigError, match=r"config\.task\.holdout"):
-    configs.resolve(configs.Config(task=configs.RuleInduction(holdout=0.5, **sizes)))
+    configs.resolve(configs.Config(task=task_configs.RuleInduction(holdout=0.5, **sizes)))
 
 
 def test_bayes_accuracy_of_the_default_rule_induction_by_distinct_cells():
@@ -344,14 +352,14 @@ def test_bayes_accuracy_of_the_default_rule_induction_by_distinct_cells():
     curve.append(size_pmf @ of_size)
     repeat = size_pmf * np.arange(17) / 16
     size_pmf = repeat + np.append(0, (size_pmf - repeat)[:-1])
-  exact = make_task(configs.RuleInduction()).bayes_accuracy()
+  exact = make_task(task_configs.RuleInduction()).bayes_accuracy()
   np.testing.assert_allclose(exact, curve, rtol=1e-12)
   assert exact[0] == 0.25
 
 
 def test_more_attributes_and_labels_are_harder():
   def curve(**sizes):
-    return make_task(configs.RuleInduction(**sizes)).bayes_accuracy()
+    return make_task(task_configs.RuleInduction(**sizes)).bayes_accuracy()
 
   base = curve()
   assert (curve(num_attributes=3)[1:] < base[1:]).all()
@@ -399,7 +407,7 @@ def _chain_likelihood(symbols, a, b):
 
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
 def test_bigram_predictor_is_the_posterior_given_the_first_symbol(alpha):
-  config = configs.MarkovChain(length=9, concentration=alpha)
+  config = task_configs.MarkovChain(length=9, concentration=alpha)
   contexts = np.array(list(itertools.product(range(2), repeat=8)), np.int32)
   predicted = _predict(config, Batch(tokens=contexts, targets=contexts, weights=np.ones(contexts.shape)))
   a, b, weight = _beta_grid(alpha)
@@ -411,7 +419,7 @@ def test_bigram_predictor_is_the_posterior_given_the_first_symbol(alpha):
 
 
 def test_chains_start_in_their_stationary_distribution():
-  batch = _batch(configs.MarkovChain(length=4), 20_000)
+  batch = _batch(task_configs.MarkovChain(length=4), 20_000)
   a, b, weight = _beta_grid(1.0)
   paths = list(itertools.product(range(2), repeat=4))
   exact = [(weight * (a if p[0] else b) / (a + b) * _chain_likelihood(p, a, b)).sum() for p in paths]
@@ -437,7 +445,7 @@ def test_stationary_distribution_of_chains_that_hardly_move():
 
 
 def test_bigram_predictor_beats_the_unigram_and_the_unigram_beats_chance():
-  config = configs.MarkovChain()
+  config = task_configs.MarkovChain()
   batch = _batch(config)
   predictors = (_predict(config, batch), jax.jit(_task(config).baseline_predict)(batch))
   bigram, unigram = (
@@ -513,7 +521,7 @@ def test_one_token_adds_what_ties_allow(config):
 
 @pytest.mark.parametrize("sizes", [{}, {"num_symbols": 8}, {"length": 64, "max_signal": 0.5}])
 def test_bayes_accuracy_of_the_smooth_control_has_no_step(sizes):
-  exact = make_task(configs.NoisyMajority(**sizes)).bayes_accuracy()
+  exact = make_task(task_configs.NoisyMajority(**sizes)).bayes_accuracy()
   gain = np.diff(exact)
   assert (gain >= -1e-12).all() and gain.max() < 0.11
   # From three tokens on the curve is concave up to the parity of ties, and ever flatter.

@@ -1,6 +1,6 @@
 """Tasks: procedural few-shot tasks with known chance and Bayes-optimal accuracy, and text."""
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.arithmetic import Arithmetic
 from lm_jax.tasks.associative_recall import AssociativeRecall
 from lm_jax.tasks.base import Batch, Split, Task
@@ -13,15 +13,15 @@ __all__ = ["TASKS", "Batch", "Split", "Task", "make_task"]
 
 # A new task is a config class in lm_jax/config.py, a class here with the same name, and one line below.
 TASKS: dict[type, type] = {
-  configs.RuleInduction: RuleInduction,
-  configs.AssociativeRecall: AssociativeRecall,
-  configs.MarkovChain: MarkovChain,
-  configs.Arithmetic: Arithmetic,
-  configs.NoisyMajority: NoisyMajority,
-  configs.PythonStdlib: PythonStdlib,
+  task_configs.RuleInduction: RuleInduction,
+  task_configs.AssociativeRecall: AssociativeRecall,
+  task_configs.MarkovChain: MarkovChain,
+  task_configs.Arithmetic: Arithmetic,
+  task_configs.NoisyMajority: NoisyMajority,
+  task_configs.PythonStdlib: PythonStdlib,
 }
 
 
-def make_task(config: configs.TaskConfig) -> Task:
+def make_task(config: task_configs.TaskConfig) -> Task:
   """Returns the task whose geometry and parameters `config` gives."""
   return TASKS[type(config)](config)

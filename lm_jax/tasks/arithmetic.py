@@ -4,21 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 
 PLUS, EQUALS, SEMICOLON = 10, 11, 12  # tokens; a digit is its own
 
 
 class Arithmetic(Task):
-  """Predict the D + 1 answer digits of zero-padded sums `ddd+ddd=dddd;` (see `configs.Arithmetic`).
+  """Predict the D + 1 answer digits of zero-padded sums `ddd+ddd=dddd;` (see `task_configs.Arithmetic`).
 
   Operands are uniform over 0..10^D - 1. Exact match asks for all digits of one answer, and so compounds
   a per-token accuracy that improves smoothly. "Bayes" here is a learner that knows addition and the
   format: the answer follows from the operands, so it is right at any number of shots.
   """
 
-  def __init__(self, config: configs.Arithmetic):
+  def __init__(self, config: task_configs.Arithmetic):
     self.config = config
     self.choices = np.arange(10, dtype=np.int32)
     self.chance = 0.1
@@ -38,7 +38,7 @@ class Arithmetic(Task):
       axis=2,
     )
     sequence_BS = items_BKI.reshape(batch_size, -1)[:, :-1]  # nothing follows the last answer
-    return next_token_batch(sequence_BS, configs.loss_positions(c))
+    return next_token_batch(sequence_BS, task_configs.loss_positions(c))
 
   def _answer(self, a_D: jax.Array, b_D: jax.Array) -> jax.Array:
     """Adds digit arrays [..., D], most significant first, into [..., D + 1] in the order they are written.

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 
 
 class AssociativeRecall(Task):
-  """Predict the value of each queried key from the pairs before it (see `configs.AssociativeRecall`).
+  """Predict the value of each queried key from the pairs before it (see `task_configs.AssociativeRecall`).
 
   Keys are tokens 0..num_keys - 1, distinct within a sequence; values are the tokens after them, drawn
   with replacement. Every query is followed by its value, so all targets are next tokens.
@@ -23,7 +23,7 @@ class AssociativeRecall(Task):
   and token 0 is no key. None changes what must be looked up, since each key is asked once.
   """
 
-  def __init__(self, config: configs.AssociativeRecall):
+  def __init__(self, config: task_configs.AssociativeRecall):
     c = config
     num_queries = len(c.label_positions)
     self.config = c

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from lm_jax.config import TaskConfig
+from lm_jax.task_configs import TaskConfig
 
 Split = Literal["train", "test"]
 
@@ -24,11 +24,23 @@ class Batch(struct.PyTreeNode):
     tokens: int32 [B, T], what the model reads.
     targets: int32 [B, T], what it should predict at each position.
     weights: float32 [B, T], 1 where a prediction counts and 0 elsewhere.
+
+  None where a task has no use for them:
+    positions: int32 [B, P], ascending, where predictions are made; default: at the task's label positions.
+    documents: int32 [B, T], the document of each token; tokens see those of their own only. Padding is one.
+    prefix: bool [B, T], tokens that all of their document may see, also those before them (prefix LM).
+    segments: int32 [B, T], which segment embedding a token has (BERT's A and B).
+    next_sentence: int32 [B], 1 where the second segment followed the first in the text, 0 where not.
   """
 
   tokens: jax.Array
   targets: jax.Array
   weights: jax.Array
+  positions: jax.Array | None = None
+  documents: jax.Array | None = None
+  prefix: jax.Array | None = None
+  segments: jax.Array | None = None
+  next_sentence: jax.Array | None = None
 
 
 class Task(Protocol):

@@ -4,18 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 
 
 class MarkovChain(Task):
-  """Predict the next symbol of a chain whose transition matrix must be inferred (see `configs.MarkovChain`).
+  """Predict the next symbol of a chain whose transition matrix must be inferred (`task_configs.MarkovChain`).
 
   Rows are Dirichlet(concentration) and the first symbol is drawn from the chain's stationary
   distribution. `shots` at position t is t, the transitions seen by then (symbols 0..t).
   """
 
-  def __init__(self, config: configs.MarkovChain):
+  def __init__(self, config: task_configs.MarkovChain):
     self.config = config
     self.choices = np.arange(config.num_symbols, dtype=np.int32)
     self.chance = 1 / config.num_symbols

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.base import Batch, Split, Task
 from lm_jax.tasks.occupancy import max_count_pmf
 
 
 class NoisyMajority(Task):
-  """Name the hidden symbol of a sequence of noisy copies of it (see `configs.NoisyMajority`).
+  """Name the hidden symbol of a sequence of noisy copies of it (see `task_configs.NoisyMajority`).
 
   At signal s a token is the hidden symbol with probability p = s + (1 - s)/S, and any other with
   (1 - s)/S. The target at every position is the hidden symbol, so the label at position k follows k + 1
@@ -25,7 +25,7 @@ class NoisyMajority(Task):
   sequence, and lies on the same smooth curves.
   """
 
-  def __init__(self, config: configs.NoisyMajority):
+  def __init__(self, config: task_configs.NoisyMajority):
     self.config = config
     self.choices = np.arange(config.num_symbols, dtype=np.int32)
     self.chance = 1 / config.num_symbols
@@ -74,16 +74,16 @@ class NoisyMajority(Task):
     return np.einsum("TM,TML->T", pmf_TM, np.exp(log_ratio_TML)) / (c.num_symbols * c.num_levels)
 
 
-def _signals(c: configs.NoisyMajority) -> np.ndarray:
+def _signals(c: task_configs.NoisyMajority) -> np.ndarray:
   """Returns the signal levels s, float64 [num_levels], all equally likely."""
   return np.linspace(0, c.max_signal, c.num_levels)
 
 
-def _other_probability(c: configs.NoisyMajority) -> np.ndarray:
+def _other_probability(c: task_configs.NoisyMajority) -> np.ndarray:
   """Returns, for each level, the probability of a token other than the hidden symbol."""
   return (1 - _signals(c)) / c.num_symbols
 
 
-def _hidden_ratio(c: configs.NoisyMajority) -> np.ndarray:
+def _hidden_ratio(c: task_configs.NoisyMajority) -> np.ndarray:
   """Returns how many times likelier, at each level, a token is the hidden symbol than any other."""
   return 1 + _signals(c) / _other_probability(c)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.data import python_stdlib
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 
@@ -14,7 +14,7 @@ from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 class PythonStdlib(Task):
   """Windows of context_length + 1 bytes at uniform offsets, drawn with replacement."""
 
-  def __init__(self, config: configs.PythonStdlib):
+  def __init__(self, config: task_configs.PythonStdlib):
     self.config = config
     self.choices = np.arange(256, dtype=np.int32)
     self.chance = 1 / 256

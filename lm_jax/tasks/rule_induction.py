@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import config as configs
+from lm_jax import task_configs
 from lm_jax.tasks.base import Batch, Split, Task, next_token_batch
 from lm_jax.tasks.occupancy import binomial_pmf, max_count_pmf
 
@@ -21,7 +21,7 @@ _HOLDOUT_SEED = 2024
 
 
 class RuleInduction(Task):
-  """Predict the label of item k from k labelled items (see `configs.RuleInduction`).
+  """Predict the label of item k from k labelled items (see `task_configs.RuleInduction`).
 
   With `holdout` > 0, training draws only maps of one part of all L!/(L-v)! maps and testing only maps of
   the other. The yardsticks are then those of a learner that knows the full set of maps, not which part
@@ -29,7 +29,7 @@ class RuleInduction(Task):
   any map to any other, and so does not depend on `holdout`.
   """
 
-  def __init__(self, config: configs.RuleInduction):
+  def __init__(self, config: task_configs.RuleInduction):
     c = config
     self.config = c
     self._first_label = c.num_attributes * c.num_values
@@ -50,7 +50,7 @@ class RuleInduction(Task):
     y_BK = jnp.take_along_axis(map_BV, relevant_BK, axis=1)
     first_11A = np.arange(c.num_attributes, dtype=np.int32)[None, None] * c.num_values
     items_BKI = jnp.concatenate([x_BKA + first_11A, y_BK[..., None] + self._first_label], axis=2)
-    return next_token_batch(items_BKI.reshape(batch_size, -1), configs.loss_positions(c))
+    return next_token_batch(items_BKI.reshape(batch_size, -1), task_configs.loss_positions(c))
 
   def _sample_maps(self, key: jax.Array, batch_size: int, split: Split) -> jax.Array:
     """Returns uniform injections of values into labels, int32 [B, v]."""
@@ -123,7 +123,7 @@ def _draw_another(distinct_S: np.ndarray) -> np.ndarray:
   return distinct_S * old_S + np.roll(distinct_S * (1 - old_S), 1)
 
 
-def _hit_rate(c: configs.RuleInduction, seen: int, alive: int) -> float:
+def _hit_rate(c: task_configs.RuleInduction, seen: int, alive: int) -> float:
   """Returns the expected largest posterior mass of a label, with equal votes of `alive` attributes.
 
   Each recalls a uniform one of `seen` labels with probability seen/v; otherwise its value is new, and
@@ -139,7 +139,7 @@ def _hit_rate(c: configs.RuleInduction, seen: int, alive: int) -> float:
   return float(p_new_m @ (recalled_NM * best_NM).sum(axis=1)) / alive
 
 
-def _split_maps(c: configs.RuleInduction) -> dict[Split, np.ndarray]:
+def _split_maps(c: task_configs.RuleInduction) -> dict[Split, np.ndarray]:
   """Returns the injections of values into labels that each split draws from, int32 [M, v]."""
   maps_MV = np.array(list(itertools.permutations(range(c.num_labels), c.num_values)), np.int32)
   order = np.random.default_rng(_HOLDOUT_SEED).permutation(len(maps_MV))

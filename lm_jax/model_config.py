@@ -1,0 +1,166 @@
+"""The configuration of a Transformer, its defaults, and what must hold between its fields."""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+from lm_jax import presets
+from lm_jax.strict import ConfigError, require, require_positive
+
+# Constants of the kernels, by measurement (experiments/004_kernels).
+LONG_SEQUENCE = 1024  # tokens; attention weights of longer ones are computed again for the backward pass
+MAX_QUERY_BLOCKS, LONG_QUERY_BLOCKS = 16, 4
+DIRECT_LOGITS = 2**23  # floats; a training step holds the logits of all tokens up to here
+CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**22, 512  # and beyond of so many floats or tokens at a time
+
+
+def cudnn_obstacle(dtype: str, head_dim: int) -> str | None:
+  """Returns why cuDNN's attention cannot run ("for ..."), none if it can; the backend is another matter."""
+  if dtype not in ("bfloat16", "float16"):
+    return f"for dtype={dtype}: cuDNN's kernel takes bfloat16"
+  if head_dim % 8 or head_dim > 128:
+    return f"for head_dim={head_dim}: cuDNN's kernel takes multiples of 8 up to 128"
+  return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A Transformer. `none` sizes follow from the task or from the other sizes."""
+
+  PRESETS: ClassVar = presets.PRESETS
+
+  vocab_size: int | None = None  # the task's
+  context_length: int | None = None  # tokens; the task's sequence length
+  d_model: int = 64
+  num_layers: int = 2
+  num_heads: int = 2
+  num_kv_heads: int | None = None  # num_heads; fewer is grouped-query attention (arXiv:2305.13245)
+  head_dim: int | None = None  # d_model / num_heads
+  d_ff: int | None = None  # 4 d_model; 8/3 d_model for swiglu, which has three matrices
+  positions: Literal["learned", "sinusoidal", "rope", "none"] = "rope"
+  rope_theta: float = 10_000.0
+  norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+  norm_position: Literal["pre", "post"] = "pre"
+  norm_epsilon: float = 1e-5
+  activation: Literal["relu", "gelu", "swiglu"] = "gelu"
+  tie_embeddings: bool = False
+  use_bias: bool = False
+  scale_embeddings: bool = False  # multiply embeddings by sqrt(d_model)
+  parallel_block: bool = False  # attention and MLP read the same normed input (PaLM)
+  attention_only: bool = False  # no MLPs (Edelman et al., arXiv:2402.11004)
+  causal: bool = True
+  num_segments: int = 0  # kinds of segments told apart by an embedding (arXiv:1810.04805: 2); 0: none
+  embedding_norm: bool = False  # normalize the sum of embeddings (BERT)
+  output_transform: bool = False  # dense, activation and norm before the output matrix (BERT)
+  output_bias: bool = False  # on the logits (BERT)
+  next_sentence_head: bool = False  # a pooled first token and two classes (BERT)
+  attention_window: int | None = None  # a query sees so many tokens, itself the last or the middle; all
+  dropout: float = 0.0
+  initializer: Literal["fan_in", "gpt2", "xavier_uniform"] = "fan_in"
+  parametrization: Literal["standard", "mup", "completep"] = "standard"  # see lm_jax/parametrization.py
+  base_d_model: int = 64  # mup, completep: the size at which they are the standard parametrization,
+  base_num_layers: int = 2  # so that a learning rate tuned there serves every other one
+  base_head_dim: int = 32
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters are float32
+  scan_layers: bool = False  # compile time flat in depth; slower steps on CPU
+  # How it is computed, never what:
+  remat: Literal["none", "block", "products"] = (
+    "none"  # kept for the backward pass: all, block inputs, products
+  )
+  attention: Literal["auto", "blocks", "cudnn"] = "auto"  # auto: cudnn on a GPU where it can, else blocks
+  attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
+
+  def query_blocks(self, length: int) -> list[tuple[int, int, int]]:
+    """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length.
+
+    Blocks are whole `attention_block`s, no more than 16 of them as each is compiled by itself, and about 4
+    of a long sequence, whose blocks are loops over `attention_block`s (`recomputed_queries`).
+    """
+    blocks = MAX_QUERY_BLOCKS if length <= LONG_SEQUENCE else LONG_QUERY_BLOCKS
+    size = self.attention_block * math.ceil(length / (blocks * self.attention_block))
+    size = size if self.causal else length
+    ends = [(start, min(start + size, length)) for start in range(0, length, size)]
+    return [(start, end, end if self.causal else length) for start, end in ends]
+
+  def recomputed_queries(self, length: int) -> int | None:
+    """Returns how many queries' attention weights are held at a time, none: all, kept for the backward pass.
+
+    Weights are kept up to 1024 tokens, where they are no more than the other activations of a layer, and
+    computed again beyond, so that memory grows with the length and not with its square.
+    """
+    return self.attention_block if length > LONG_SEQUENCE else None
+
+  def loss_chunk(self, batch: int, positions: int) -> int:
+    """Returns at how many of the `positions` of a batch the training loss holds logits at a time.
+
+    All of them where that is cheap, else a part that is cheap, of at least 512 tokens: every chunk adds to
+    the whole gradient of the output matrix, which fewer tokens would not be worth.
+    """
+    if batch * positions * self.vocab_size <= DIRECT_LOGITS:
+      return positions
+    tokens = max(CHUNK_LOGITS // self.vocab_size, MIN_CHUNK_TOKENS)
+    return min(positions, max(1, tokens // batch))
+
+
+def resolve(m: ModelConfig, vocab_size: int, sequence_length: int) -> ModelConfig:
+  """Fills the sizes that follow from others and checks the whole; raises ConfigError.
+
+  Args:
+    vocab_size, sequence_length: the task's.
+  """
+  require_positive(m, "config.model", ("d_model", "num_layers", "num_heads"))
+  if m.head_dim is None and m.d_model % m.num_heads:
+    divisors = [n for n in range(1, m.d_model + 1) if m.d_model % n == 0]
+    near = min(divisors, key=lambda n: abs(n - m.num_heads))
+    raise ConfigError(
+      f"config.model.num_heads={m.num_heads}: must divide d_model={m.d_model} (nearest: {near}), "
+      "or set head_dim"
+    )
+  m = dataclasses.replace(
+    m,
+    vocab_size=vocab_size if m.vocab_size is None else m.vocab_size,
+    context_length=sequence_length if m.context_length is None else m.context_length,
+    num_kv_heads=m.num_heads if m.num_kv_heads is None else m.num_kv_heads,
+    head_dim=m.d_model // m.num_heads if m.head_dim is None else m.head_dim,
+    d_ff=_default_d_ff(m) if m.d_ff is None else m.d_ff,
+  )
+  check(m)
+  require(m.vocab_size >= vocab_size, "config.model.vocab_size", m.vocab_size,
+          f"at least the task's {vocab_size}")  # fmt: skip
+  require(m.context_length >= sequence_length, "config.model.context_length", m.context_length,
+          f"at least the task's sequence length {sequence_length}")  # fmt: skip
+  return m
+
+
+def _default_d_ff(model: ModelConfig) -> int:
+  if model.activation == "swiglu":
+    # 2/3 of 4d keeps the parameter count of a two-matrix MLP (Shazeer, arXiv:2002.05202).
+    return max(8, round(8 * model.d_model / 3 / 8) * 8)
+  return 4 * model.d_model
+
+
+def check(m: ModelConfig) -> None:
+  """Checks a resolved model; raises ConfigError."""
+  path = "config.model"
+  require_positive(
+    m, path,
+    ("vocab_size", "context_length", "num_kv_heads", "head_dim", "d_ff", "rope_theta", "norm_epsilon",
+     "attention_block", "attention_window", "base_d_model", "base_num_layers", "base_head_dim"),
+  )  # fmt: skip
+  require(m.num_heads % m.num_kv_heads == 0, f"{path}.num_kv_heads", m.num_kv_heads,
+           f"a divisor of num_heads={m.num_heads}")  # fmt: skip
+  require(m.positions != "rope" or m.head_dim % 2 == 0, f"{path}.head_dim", m.head_dim,
+           "even for positions=rope")  # fmt: skip
+  require(m.positions != "sinusoidal" or m.d_model % 2 == 0, f"{path}.d_model", m.d_model,
+           "even for positions=sinusoidal")  # fmt: skip
+  obstacle = cudnn_obstacle(m.dtype, m.head_dim)
+  require(not (m.attention == "cudnn" and obstacle), f"{path}.attention", m.attention,
+           f"auto or blocks {obstacle}")  # fmt: skip
+  require(0 <= m.dropout < 1, f"{path}.dropout", m.dropout, "in [0, 1)")
+  require(not (m.parallel_block and m.norm_position == "post"), f"{path}.norm_position", m.norm_position,
+           "pre for parallel_block=true")  # fmt: skip
+  require(not (m.parallel_block and m.attention_only), f"{path}.attention_only", m.attention_only,
+           "false for parallel_block=true")  # fmt: skip
+  require(m.num_segments >= 0, f"{path}.num_segments", m.num_segments, "0 or greater")
+  require(not (m.next_sentence_head and m.causal), f"{path}.next_sentence_head", m.next_sentence_head,
+          "false for causal=true: the first token of a decoder sees no other")  # fmt: skip
