@@ -56,6 +56,10 @@ class EvalConfig:
   first_step: int = 16
   per_doubling: int = 1  # points for every doubling of the step
   seed: int = 20_000  # of the evaluation set, the same for every cell
+  # Text, at the last step: prompts with demonstrations, scored by log-likelihood (lm_jax/few_shot.py).
+  few_shot: tuple[str, ...] = ()  # tasks
+  shots: tuple[int, ...] = (0, 1, 4)
+  few_shot_examples: int = 200  # of each task
 
 
 @dataclasses.dataclass(frozen=True)

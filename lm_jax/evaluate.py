@@ -31,6 +31,7 @@ class Score:
   n_shots: int | None = None
   prompt_id: str | None = None
   chance: float | None = None
+  task: str | None = None  # where it is another than the run's
 
 
 def evaluation_batch(config: Config, task: Task) -> Batch:

@@ -16,6 +16,7 @@ from lm_jax.config import Config, cell_id
 from lm_jax.records import Record, append, provenance, truncate
 from lm_jax.rundir import RunDir
 from lm_jax.schedule import AnyOf, AtSteps, EveryN
+from lm_jax.task_configs import objective
 
 _STATUS_EVERY_S = 0.5
 
@@ -87,7 +88,7 @@ class Journal:
     self._append([self._record(at, "train", metric="loss", value=mean)])
 
   def log_scores(self, at: int, scores: Sequence[evaluate.Score]) -> None:
-    self._append([self._record(at, "test", **vars(score)) for score in scores])
+    self._append([self._record(at, "test", **_fields(score)) for score in scores])
 
   def _append(self, rows: Sequence[Record]) -> None:
     if self._writes:
@@ -97,13 +98,13 @@ class Journal:
     c, count = self.config, scaling.count_params(self.config.model)
     share = at / c.train.num_steps
     row = {"n_shots": None, "prompt_id": None, "stderr": None, "n_items": None, "chance": None}
-    row |= provenance() | fields
+    row |= {"task": c.task.name} | provenance() | fields
     return Record(
-      study=c.study, cell_id=cell_id(c), family=c.family, objective="causal_lm",
+      study=c.study, cell_id=cell_id(c), family=c.family, objective=objective(c.task),
       params_total=count.total, params_nonembedding=count.nonembedding,
       flops_6nd=scaling.flops_6nd(c) * share, flops_exact=scaling.train_flops(c) * share,
       flops_6nd_nonembedding=scaling.flops_6nd_nonembedding(c) * share,
-      tokens=scaling.tokens_per_step(c) * at, step=at, seed=c.seed, task=c.task.name, split=split,
+      tokens=scaling.tokens_per_step(c) * at, step=at, seed=c.seed, split=split,
       wall_s=self._wall(), device=jax.devices()[0].device_kind, **row,
     )  # fmt: skip
 
@@ -150,6 +151,12 @@ class _Speed:
       return False
     self._next_status = now + _STATUS_EVERY_S
     return True
+
+
+def _fields(score: evaluate.Score) -> dict[str, Any]:
+  """Returns a score as fields of a record; the task only where it is another than the run's."""
+  fields = dict(vars(score))
+  return fields if score.task else {name: fields[name] for name in fields if name != "task"}
 
 
 def _task_facts(task: tasks.Task) -> dict[str, Any]:

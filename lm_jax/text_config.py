@@ -201,6 +201,16 @@ def check_model(t: Text, m: ModelConfig) -> None:
               f"{str(least).lower()} for task.objective=masked_lm_nsp (as in model.preset=bert)")  # fmt: skip
 
 
+def special_ids(t: Text, own: dict[str, int]) -> dict[str, int]:
+  """Returns the ids of all special tokens of a task: the tokenizer's own, then those that it lacked.
+
+  Args:
+    own: the tokenizer's.
+  """
+  first = t.tokenizer.vocab_size
+  return own | {name: first + i for i, name in enumerate(t.missing_specials)}
+
+
 def identity(t: Text) -> dict[str, Any]:
   """Returns what of a text task decides its numbers, as fields to replace: names of corpora, no paths."""
   names = tuple(name.rstrip("/").rsplit("/", 1)[-1] for name in t.corpus)
