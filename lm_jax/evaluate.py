@@ -43,7 +43,7 @@ def evaluation_batch(config: Config, task: Task) -> Batch:
   def draw() -> dict[str, np.ndarray]:
     key = jax.random.key(e.seed)
     batch = jax.jit(task.sample, static_argnums=(1, 3))(key, e.num_examples, task.arrays, "test")
-    return {field: np.asarray(value) for field, value in vars(batch).items()}
+    return {field: np.asarray(value) for field, value in vars(batch).items() if value is not None}
 
   return Batch(**materialize(name, draw, environment.cache_dir() / "evaluation_sets"))
 
