@@ -41,8 +41,7 @@ def evaluation_batch(config: Config, task: Task) -> Batch:
   name = f"{config.task.name}_{strict.digest(identity)}"
 
   def draw() -> dict[str, np.ndarray]:
-    key = jax.random.key(e.seed)
-    batch = jax.jit(task.sample, static_argnums=(1, 3))(key, e.num_examples, task.arrays, "test")
+    batch = task.evaluation(e.num_examples, e.seed)
     return {field: np.asarray(value) for field, value in vars(batch).items() if value is not None}
 
   return Batch(**materialize(name, draw, environment.cache_dir() / "evaluation_sets"))

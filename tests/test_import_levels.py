@@ -20,7 +20,9 @@ LEVELS = {
   ),
   1: ("data",),
   2: ("kernels", "layers", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
-  3: ("checkpoint", "generate", "hosts", "interop", "parallel", "population", "scorer", "state", "step"),
+  3: (
+    "checkpoint", "feed", "generate", "hosts", "interop", "parallel", "population", "scorer", "state", "step",
+  ),
   4: ("bench", "evaluate", "journal", "loop", "programs", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),

@@ -37,7 +37,7 @@ def materialize(
   decoded = folder / "decoded.npz"
   if not decoded.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock"):
       if not decoded.exists():
         _make(folder, arrays_fn, decoded)
   with np.load(decoded, allow_pickle=False) as arrays:
@@ -45,7 +45,7 @@ def materialize(
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
   """Holds an exclusive lock on `path`; the system releases it when the process dies, however it dies."""
   with path.open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
