@@ -10,7 +10,7 @@ import optax
 
 from lm_jax import objectives, optimizer, sharding, state
 from lm_jax.config import Config
-from lm_jax.model import Transformer, take_positions
+from lm_jax.model import Transformer
 from lm_jax.state import TrainState
 from lm_jax.task_configs import loss_positions
 from lm_jax.tasks.base import Batch, Task
@@ -42,12 +42,12 @@ def make_loss(config: Config) -> Callable:
   model, positions = Transformer(config.model), loss_positions(config.task)
 
   def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    nll = model.apply(
-      {"params": params}, batch.tokens, label_positions=positions,
-      targets_BP=take_positions(batch.targets, positions),
-      deterministic=config.model.dropout == 0, rngs={"dropout": key},
-    )  # fmt: skip
-    return objectives.causal_lm_loss(nll, take_positions(batch.weights, positions))
+    dropout_key = None if config.model.dropout == 0 else key
+    nll = objectives.predict(model, params, batch, positions, nll=True, dropout_key=dropout_key)
+    weights = objectives.at_positions(batch.weights, batch, positions)
+    if batch.next_sentence is None:
+      return objectives.token_loss(nll, weights)
+    return objectives.token_and_next_sentence_loss(nll[0], weights, nll[1], batch.next_sentence)
 
   return loss
 

@@ -5,6 +5,7 @@ its sequences are drawn and what an ideal learner would score on them.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import jax
@@ -60,6 +61,7 @@ class Task(Protocol):
     arrays: device data that `sample` reads (a corpus), `()` for procedural tasks. Passed to `sample`
       as an argument so that a jitted program does not carry it as a constant.
     data_digest: hash of the data, "" where there are none.
+    bytes_per_token: of causal language modeling, by which nats a token become bits a byte; else None.
     is_fed: whether batches are made on the host (`batches`, `evaluation`) and not by `sample`.
   """
 
@@ -71,6 +73,7 @@ class Task(Protocol):
   window: int
   arrays: Any = ()
   data_digest: str = ""
+  bytes_per_token: float | None = None
   is_fed: bool = False
 
   def sample(self, key: jax.Array, batch_size: int, arrays: Any = (), split: Split = "train") -> Batch:
@@ -88,6 +91,10 @@ class Task(Protocol):
     """Returns sequences of the test split."""
     key = jax.random.key(seed)
     return jax.jit(self.sample, static_argnums=(1, 3))(key, num_examples, self.arrays, "test")
+
+  def save_assets(self, folder: Path) -> None:
+    """Writes what a trained model needs besides its parameters to be used, into the folder of a run."""
+    del folder
 
   def bayes_predict(self, batch: Batch) -> jax.Array | None:
     """Returns the exact posterior predictive over the choices, float32 [B, P, C], or None."""

@@ -1,6 +1,7 @@
 """Self-supervised language modeling on corpora: causal, prefix, span corruption, masked, next sentence."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +16,6 @@ class Text(Task):
 
   Attributes:
     prepared: the tokenizer and the corpora as tokens.
-    bytes_per_token: of the test split's text, by which nats a token become bits a byte.
   """
 
   is_fed = True
@@ -29,8 +29,14 @@ class Text(Task):
     self.window = 1
     self.prepared = preparation.prepare(config)
     self.data_digest = self.prepared.digest
-    self.bytes_per_token = self.prepared.bytes_per_token("test")
+    if config.objective == "causal_lm":
+      self.bytes_per_token = self.prepared.bytes_per_token("test")
     self._train = self.prepared.sequences("train")
+
+  def save_assets(self, folder: Path) -> None:
+    """Writes the tokenizer, which `tokenizers.load` reads, into FOLDER/tokenizer."""
+    if not (folder / "tokenizer").exists():
+      self.prepared.tokenizer.save(folder / "tokenizer")
 
   def batches(self, seed: int, batch_size: int, rows: slice, first: int) -> Iterator[Batch]:
     dataset = self._train.dataset(seed)
