@@ -81,6 +81,9 @@ def _load_gpt2(folder: Path) -> Tokenizer:
     raise ConfigError(f"tokenizer {vocab_path}: must be a JSON object of tokens and their ids")
   if not all(len(merge) == 2 for merge in merges):
     raise ConfigError(f"tokenizer {merges_path}: must have two tokens a line")
+  unknown = next((a + b for a, b in merges if a + b not in vocab), None)
+  if unknown is not None:
+    raise ConfigError(f"tokenizer {merges_path}: makes {unknown!r}, which is not in {vocab_path.name}")
   settings = _settings(folder, files)
   inner = Library(_build(folder, lambda: models.BPE(vocab=vocab, merges=merges)))
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -154,6 +157,9 @@ def _json(path: Path, text: str) -> Any:
 def _build(path: Path, build: Callable[[], Any]) -> Any:
   try:
     return build()
-  except Exception as error:  # the library raises nothing narrower
+  except BaseException as error:
+    # The library raises nothing narrower than Exception, and where its Rust code panics, not even that.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ConfigError(f"tokenizer {path}: {reason}") from None
