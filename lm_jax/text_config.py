@@ -28,6 +28,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 NATIVE: dict[str, tuple[str, ...]] = {
   "bytes": (), "bpe": ("end",), "wordpiece": ("pad", "unk", "cls", "sep", "mask"),
 }  # fmt: skip
+# Tokens for bytes. WordPiece has them twice, at the beginning of a word and inside one.
+BYTE_TOKENS = {"bytes": 256, "bpe": 256, "wordpiece": 512}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,13 +182,13 @@ def resolve_tokenizer(t: TokenizerConfig, path: str = "config.task.tokenizer") -
     found = {"vocab_size": loaded.vocab_size, "specials": tuple(loaded.specials), "digest": loaded.digest}
     return dataclasses.replace(t, **found)
   require(t.path is None, f"{path}.path", t.path, f"none for kind={t.kind}")
-  least = len(NATIVE[t.kind]) + 256
+  least = len(NATIVE[t.kind]) + BYTE_TOKENS[t.kind]
   if t.kind == "bytes":
     require(t.vocab_size in (None, 256), f"{path}.vocab_size", t.vocab_size, "256, or none, for kind=bytes")
   else:
     require(t.vocab_size is not None, f"{path}.vocab_size", t.vocab_size, f"given for kind={t.kind}")
     require(t.vocab_size >= least, f"{path}.vocab_size", t.vocab_size,
-            f"at least {least}: every byte, and {len(NATIVE[t.kind])} special tokens")  # fmt: skip
+            f"at least {least}: {BYTE_TOKENS[t.kind]} for bytes, {len(NATIVE[t.kind])} special")  # fmt: skip
   return dataclasses.replace(t, vocab_size=t.vocab_size or 256, specials=NATIVE[t.kind])
 
 
