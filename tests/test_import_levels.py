@@ -19,7 +19,7 @@ LEVELS = {
     "rundir", "scaling", "schedule", "startup", "strict", "task_configs", "text_config", "tokenizers",
   ),
   1: ("data",),
-  2: ("kernels", "layers", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
+  2: ("attention", "kernels", "layers", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
   3: ("checkpoint", "generate", "hosts", "interop", "parallel", "population", "scorer", "state", "step"),
   4: ("bench", "evaluate", "journal", "loop", "programs", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),
