@@ -222,7 +222,7 @@ class _Loop:
         return
       # The first step goes alone and before any evaluation: whether it works shows at once.
       n = 1 if done == first else self._until_due(done)
-      s, metrics = self.engine.run(s, n)
+      s, metrics = self.engine.run(s, done, n)
       self.in_flight.append((done, n, metrics))
       done += n
       if done - n == first:

@@ -28,6 +28,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 NATIVE: dict[str, tuple[str, ...]] = {
   "bytes": (), "bpe": ("end",), "wordpiece": ("pad", "unk", "cls", "sep", "mask"),
 }  # fmt: skip
+# Tokens for bytes. WordPiece has them twice, at the beginning of a word and inside one.
+BYTE_TOKENS = {"bytes": 256, "bpe": 256, "wordpiece": 512}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +160,11 @@ def resolve(t: Text) -> Text:
   require(t.context_length >= 8, f"{path}.context_length", t.context_length, "at least 8")
   require(0 < t.mask_rate < 1, f"{path}.mask_rate", t.mask_rate, "in (0, 1)")
   require(t.mean_span >= 1, f"{path}.mean_span", t.mean_span, "at least 1")
-  require(t.objective != "masked_lm_nsp" or t.packing == "stream", f"{path}.packing", t.packing,
-          "stream for objective=masked_lm_nsp, whose sequences are pairs of sentences")  # fmt: skip
-  require(t.objective != "span_corruption" or t.packing == "stream", f"{path}.packing", t.packing,
-          "stream for objective=span_corruption")  # fmt: skip
+  lays_out_itself = t.objective in ("masked_lm_nsp", "span_corruption")
+  for name, only in (("packing", "stream"), ("attend_across", True)):
+    value = getattr(t, name)
+    require(not lays_out_itself or value == only, f"{path}.{name}", value,
+            f"{str(only).lower()} for objective={t.objective}")  # fmt: skip
   require(not t.whole_words or t.is_masked, f"{path}.whole_words", t.whole_words,
           f"false for objective={t.objective}")  # fmt: skip
   return dataclasses.replace(t, tokenizer=resolve_tokenizer(t.tokenizer))
@@ -179,13 +182,13 @@ def resolve_tokenizer(t: TokenizerConfig, path: str = "config.task.tokenizer") -
     found = {"vocab_size": loaded.vocab_size, "specials": tuple(loaded.specials), "digest": loaded.digest}
     return dataclasses.replace(t, **found)
   require(t.path is None, f"{path}.path", t.path, f"none for kind={t.kind}")
-  least = len(NATIVE[t.kind]) + 256
+  least = len(NATIVE[t.kind]) + BYTE_TOKENS[t.kind]
   if t.kind == "bytes":
     require(t.vocab_size in (None, 256), f"{path}.vocab_size", t.vocab_size, "256, or none, for kind=bytes")
   else:
     require(t.vocab_size is not None, f"{path}.vocab_size", t.vocab_size, f"given for kind={t.kind}")
     require(t.vocab_size >= least, f"{path}.vocab_size", t.vocab_size,
-            f"at least {least}: every byte, and {len(NATIVE[t.kind])} special tokens")  # fmt: skip
+            f"at least {least}: {BYTE_TOKENS[t.kind]} for bytes, {len(NATIVE[t.kind])} special")  # fmt: skip
   return dataclasses.replace(t, vocab_size=t.vocab_size or 256, specials=NATIVE[t.kind])
 
 

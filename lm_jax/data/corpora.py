@@ -8,7 +8,7 @@ A corpus may be
     NAME                          a folder in $LM_JAX_SHARED/data/corpora (default: ../shared)
 
 Where its own splits do not say what is tested on, 5 % of the documents are held out, and of fewer than 20
-documents 5 % of their passages (passages.py). When a corpus is first opened, all of it is read, checked and
+documents 5 % of their passages (hold_out.py). When a corpus is first opened, all of it is read, checked and
 hashed; when its text is first asked for, files become a TFDS dataset in the cache.
 """
 
@@ -22,9 +22,10 @@ from typing import Any
 
 import lm_jax
 from lm_jax import environment, strict
-from lm_jax.data import corpus_files, passages, python_stdlib
+from lm_jax.data import corpus_files, hold_out, passages, python_stdlib
+from lm_jax.data.hold_out import HoldOut
 from lm_jax.data.locks import locked, replace_text
-from lm_jax.data.passages import Document, HoldOut, Passage, Piece, SplitSize, Survey
+from lm_jax.data.passages import Document, Passage, Piece, SplitSize, Survey
 from lm_jax.data.progress import Progress
 from lm_jax.strict import ConfigError
 
@@ -51,7 +52,7 @@ class _Source:
   is_dataset: bool = False
 
   def pieces(self, rule: HoldOut, split: str | None = None) -> Iterator[Piece]:
-    every = passages.divide(self.documents(split), rule)
+    every = hold_out.divide(self.documents(split), rule)
     return (piece for piece in every if split in (None, piece.split))
 
 
@@ -81,6 +82,10 @@ class Corpus:
     """Yields pieces of at most 64 KiB, in order; those of one document, joined, are its text."""
     self.require_splits(split)
     return self._read(split)
+
+  def texts(self, split: str) -> Iterator[str]:
+    """Yields the texts of the passages."""
+    return (passage.text for passage in self.passages(split))
 
   def documents(self, split: str) -> Iterator[str]:
     """Yields whole documents, in order. One is held in memory at a time, however long it is."""
@@ -181,7 +186,7 @@ def _surveyed(source: _Source, label: str, quiet: bool) -> tuple[HoldOut, Survey
 
 
 def _read_through(source: _Source, label: str, quiet: bool) -> tuple[HoldOut, Survey]:
-  rule = passages.choose_hold_out(source.documents(None), source.num_bytes)
+  rule = hold_out.choose(source.documents(None), source.num_bytes)
   surveyor = passages.Surveyor()
   with Progress(f"reading {label}", source.num_bytes, quiet=quiet) as progress:
     for piece in surveyor.watch(source.pieces(rule)):

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.data.passages import Document, settle_splits
+from lm_jax.data.hold_out import settle_splits
+from lm_jax.data.passages import Document
 from lm_jax.strict import ConfigError, nearest
 
 TEXT = (".txt", ".md", ".py")

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 import tensorflow_datasets.text  # registers wikipedia, c4 and others of its kind
 
 from lm_jax.data.corpus_files import row_document
-from lm_jax.data.passages import SPLITS, Document, settle_splits
+from lm_jax.data.hold_out import settle_splits
+from lm_jax.data.passages import SPLITS, Document
 from lm_jax.data.tfds_files import silent_tfds
 from lm_jax.strict import ConfigError, did_you_mean, nearest
 
