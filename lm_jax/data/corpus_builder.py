@@ -1,7 +1,8 @@
 """Corpora as TFDS datasets of array_record files, written and read without TensorFlow and in flat memory.
 
 Not a GeneratorBasedBuilder: that sorts a split in memory up to 1 GB, and what is larger on disk, by
-TensorFlow. TFDS's ShardBasedBuilder writes examples in the order in which they come and holds one shard at a time.
+TensorFlow. TFDS's ShardBasedBuilder writes examples in the order in which they come and holds one shard at
+a time.
 """
 
 import functools
