@@ -46,7 +46,7 @@ def one_a_row(starts: np.ndarray, ends: np.ndarray, most: int) -> Rows:
 
 
 def best_fit(starts: np.ndarray, ends: np.ndarray, most: int, capacity: int, overhead: int = 0) -> Rows:
-  """Packs stretches of the documents [starts, ends) into rows by best-fit decreasing (Ding et al., arXiv:2404.10830).
+  """Packs stretches of the documents [starts, ends) by best-fit decreasing (Ding et al., arXiv:2404.10830).
 
   Longest first, each into the row with the least room that holds it: no document is cut that fits into a
   row, and few rows have room left.

@@ -12,6 +12,7 @@ from pathlib import Path
 from lm_jax import environment, strict, tokenizers
 from lm_jax.data import corpora, sequences, token_store
 from lm_jax.data.locks import locked
+from lm_jax.data.progress import Progress
 from lm_jax.data.token_store import TokenStore
 from lm_jax.text_config import Text, TokenizerConfig, special_ids
 from lm_jax.tokenizers import Tokenizer
