@@ -214,7 +214,7 @@ def test_models_are_scored_by_the_same_prompts(kind):
 
 
 def test_an_unknown_task_is_one_line_with_the_nearest(monkeypatch, tmp_path):
-  with pytest.raises(ConfigError, match="few-shot task 'asociation': no path .*; did you mean 'association'"):
+  with pytest.raises(ConfigError, match=r"task 'asociation': no path .*; did you mean 'association'"):
     few_shot.make("asociation")
   monkeypatch.setenv("LM_JAX_SHARED", str(tmp_path))
   with pytest.raises(ConfigError, match=r"few-shot task: name='mr': nothing of this name .*LM_JAX_SHARED"):
