@@ -352,6 +352,8 @@ def test_the_sentencepiece_package_is_asked_for_where_it_is_missing(monkeypatch,
 def test_half_a_surrogate_pair_is_one_line(kind):
   one_line("U\\+D83E at character 2", EXACT[kind].encode, "ab\ud83e")
   one_line("U\\+D83E at character 2", EXACT[kind].encode_batch, ["a", "ab\ud83e"])
+  if kind in TRAINED:
+    one_line("U\\+D83E at character 2", tokenizers.train, config(kind), ["a", "ab\ud83e"])
 
 
 def test_a_config_does_not_pay_for_the_libraries():
