@@ -15,13 +15,17 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization", "presets", "records",
-    "rundir", "scaling", "schedule", "startup", "strict", "task_configs", "text_config", "tokenizers",
+    "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
+    "presets", "records", "rundir", "scaling", "schedule", "startup", "strict", "task_configs", "text_config",
+    "tokenizers",
   ),
   1: ("data",),
   2: ("kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
-  3: ("checkpoint", "generate", "hosts", "interop", "parallel", "population", "scorer", "state", "step"),
-  4: ("bench", "evaluate", "journal", "loop", "programs", "writers"),
+  3: (
+    "checkpoint", "classifier", "finetune_programs", "generate", "hosts", "interop", "parallel",
+    "population", "pretrained", "scorer", "state", "step",
+  ),
+  4: ("bench", "evaluate", "finetune", "journal", "loop", "programs", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),
   7: ("__main__", "cli"),
