@@ -1,4 +1,4 @@
-"""The arithmetic that decides the speed, as pure functions: products, attention, norm, activation, NLL.
+"""The arithmetic that decides the speed, as pure functions: products, norm, activation, NLL.
 
 Letters as in layers.py. Those with a gradient of their own say why: autodiff's would be as right, but
 would keep or compute more than is needed. Every one is tested against autodiff of the plain formula.
@@ -6,20 +6,10 @@ would keep or compute more than is needed. Every one is tested against autodiff 
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
-
-from lm_jax.model_config import cudnn_obstacle
-from lm_jax.strict import ConfigError
-
-# Finite, so that a row with every key masked gives zeros' average and not NaN.
-MASKED = -0.7 * float(np.finfo(np.float32).max)
-
+from jaxtyping import Array, Float, Int, Shaped
 
 # --- precision --------------------------------------------------------------------------------
 
@@ -62,129 +52,6 @@ def settled(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
   Otherwise XLA:CPU makes the transposition part of every loop that reads x, and a gather of each.
   """
   return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
-# --- attention --------------------------------------------------------------------------------
-
-
-def attention_kernel(requested: str, backend: str, dtype: str, head_dim: int) -> str:
-  """Returns "cudnn" or "blocks", given config.model.attention and what there is; raises ConfigError.
-
-  Args:
-    backend: see `attention_backend`.
-  """
-  obstacle = cudnn_obstacle(dtype, head_dim)
-  if not obstacle and backend != "gpu":
-    obstacle = f"on {backend}: cuDNN needs an NVIDIA GPU of compute capability 8.0 or more"
-  if requested == "cudnn" and obstacle:
-    raise ConfigError(f"config.model.attention='cudnn': must be auto or blocks {obstacle}")
-  return "blocks" if requested == "blocks" or obstacle else "cudnn"
-
-
-def attention_backend() -> str:
-  """Returns "gpu" where cuDNN's attention runs, else a name of the devices there are."""
-  backend = jax.default_backend()
-  if backend != "gpu":
-    return backend
-  device = jax.local_devices()[0]
-  if "cuda" not in device.client.platform_version:
-    return "a GPU that is not NVIDIA's"
-  capability = device.compute_capability
-  return "gpu" if float(capability) >= 8 else f"compute capability {capability}"
-
-
-def attend_fused(
-  q_BTNH: Float[Array, "B T N H"],
-  k_BSKH: Float[Array, "B S K H"],
-  v_BSKH: Float[Array, "B S K H"],
-  *,
-  causal: bool,
-  padding_BS: Bool[Array, "B S"] | None = None,
-  scale: float | None = None,
-  implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> Float[Array, "B T N H"]:
-  """`attend` by `jax.nn.dot_product_attention`: cuDNN's flash attention (arXiv:2205.14135), never [T, S].
-
-  Padding is the exception: it goes to cuDNN as a [B, 1, T, S] bias in the dtype of q.
-
-  Args:
-    implementation: "xla" takes the same arguments on any backend, for tests.
-  """
-  (B, T), S = q_BTNH.shape[:2], k_BSKH.shape[1]
-  mask = None if padding_BS is None else jnp.broadcast_to(~padding_BS[:, None, None, :], (B, 1, T, S))
-  return jax.nn.dot_product_attention(
-    q_BTNH, k_BSKH, v_BSKH, mask=mask, scale=scale, is_causal=causal, implementation=implementation
-  )
-
-
-def attend(
-  q_BTNH: Float[Array, "B T N H"],
-  k_BSKH: Float[Array, "B S K H"],
-  v_BSKH: Float[Array, "B S K H"],
-  *,
-  causal: bool,
-  padding_BS: Bool[Array, "B S"] | None = None,
-  scale: float | None = None,
-  blocks: list[tuple[int, int, int]] | None = None,
-  recompute: int | None = None,
-) -> Float[Array, "B T N H"]:
-  """Returns softmax(scale q k^T) v, grouped: query head n reads kv-head n // (N/K).
-
-  Args:
-    causal: query t sees the keys 0..t only (S = T).
-    padding_BS: true at keys that no query may see. A query with no key to see gets their plain mean.
-    scale: default: 1 / sqrt(H).
-    blocks: (first query, end of queries, end of keys) blocks that cover the queries; the scores of a
-      block are computed for its keys only. Default: one block.
-    recompute: the weights of so many queries are held at a time, and computed again for the backward
-      pass. Default: those of all queries are kept for it.
-  """
-  B, T, N, H = q_BTNH.shape
-  S, K = k_BSKH.shape[1:3]
-  q_BTNH = q_BTNH / math.sqrt(H) if scale is None else q_BTNH * scale
-  # Head-major, so that each head's products are plain matrix products; a group's queries are its rows.
-  q_BKGTH = settled(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4))
-  k_BKSH, v_BKSH = settled(k_BSKH.transpose(0, 2, 1, 3)), settled(v_BSKH.transpose(0, 2, 1, 3))
-
-  def mix(q_BKGCH: Array, query_C: Array | np.ndarray, keys: int) -> Float[Array, "B K G C H"]:
-    scores = multiply("BKGTH,BKSH->BKGTS", q_BKGCH, k_BKSH[:, :, :keys])
-    mask = query_C[:, None] >= np.arange(keys)[None] if causal else np.ones((1, keys), bool)
-    mask = mask[None, None, None]
-    if padding_BS is not None:
-      mask = mask & ~padding_BS[:, None, None, None, :keys]
-    if not isinstance(mask, np.ndarray) or not mask.all():
-      scores = jnp.where(mask, scores, MASKED)
-    # The maximum only guards exp; no gradient flows through it.
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = multiply("BKGTS,BKSH->BKGTH", weights.astype(v_BKSH.dtype), v_BKSH[:, :, :keys])
-    # Dividing after the product touches [T, H] values instead of [T, S].
-    return (mixed / weights.sum(-1, keepdims=True)).astype(q_BKGCH.dtype)
-
-  def block(start: int, end: int, keys: int) -> Float[Array, "B K G C H"]:
-    q_BKGCH = q_BKGTH[:, :, :, start:end]
-    if recompute is None:
-      return mix(q_BKGCH, np.arange(start, end), keys)
-    again = jax.checkpoint(functools.partial(mix, keys=keys))
-    return _map_rows(again, q_BKGCH, start, recompute)
-
-  out_BKGTH = jnp.concatenate([block(*b) for b in blocks or [(0, T, S)]], axis=3)
-  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
-
-
-def _map_rows(
-  f: Callable[[Array, Array], Array], q_BKGCH: Float[Array, "B K G C H"], start: int, size: int
-) -> Float[Array, "B K G C H"]:
-  """Returns f(queries, their positions) on `size` queries at a time, one after another."""
-  B, K, G, C, H = q_BKGCH.shape
-  n, parts = C // size, []
-  if n:
-    q_nBKGcH = jnp.moveaxis(q_BKGCH[:, :, :, : n * size].reshape(B, K, G, n, size, H), 3, 0)
-    queries = start + jnp.arange(n * size).reshape(n, size)
-    out_nBKGcH = jax.lax.map(lambda part: f(*part), (q_nBKGcH, queries))
-    parts.append(jnp.moveaxis(out_nBKGcH, 0, 3).reshape(B, K, G, n * size, H))
-  if C % size:
-    parts.append(f(q_BKGCH[:, :, :, n * size :], start + jnp.arange(n * size, C)))
-  return jnp.concatenate(parts, axis=3)
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -323,16 +190,20 @@ def _token_nll_backward(saved: tuple[Array, Array, Array], dy: Array) -> tuple[A
 token_nll.defvjp(_token_nll_forward, _token_nll_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def chunked_nll(
-  x_BPD: Float[Array, "B P D"], w_DV: Float[Array, "D V"], targets_BP: Int[Array, "B P"], size: int
+  x_BPD: Float[Array, "B P D"],
+  w_DV: Float[Array, "D V"],
+  bias_V: Float[Array, "V"] | None,
+  targets_BP: Int[Array, "B P"],
+  size: int,
 ) -> Float[Array, "B P"]:
-  """Returns `token_nll(x W, targets)` with the logits of `size` positions at a time, never of all.
+  """Returns `token_nll(x W + bias, targets)` with the logits of `size` positions at a time, never of all.
 
   The gradient computes each chunk's logits again, one product more; nothing of size V is kept. Chunks are
   of positions, so that the batch, which may be spread over devices, stays whole.
   """
-  return _chunked_nll_forward(x_BPD, w_DV, targets_BP, size)[0]
+  return _chunked_nll_forward(x_BPD, w_DV, bias_V, targets_BP, size)[0]
 
 
 def _chunks(x_BP: Shaped[Array, "B P ..."], size: int) -> Shaped[Array, "n B C ..."]:
@@ -349,39 +220,48 @@ def _unchunk(x_nBC: Shaped[Array, "n B C ..."], P: int) -> Shaped[Array, "B P ..
   return jnp.moveaxis(x_nBC, 0, 1).reshape(B, n * C, *x_nBC.shape[3:])[:, :P]
 
 
+def affine(
+  x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], bias_F: Float[Array, "F"] | None
+) -> Float[Array, "M F"]:
+  """Returns x W (+ bias) in float32, as logits are."""
+  y_MF = project(x_MD, w_DF, jnp.promote_types(x_MD.dtype, jnp.float32))
+  return y_MF if bias_F is None else y_MF + bias_F[None]
+
+
 def _chunked_nll_forward(
-  x_BPD: Array, w_DV: Array, targets_BP: Array, size: int
-) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-  wide, P = jnp.promote_types(x_BPD.dtype, jnp.float32), targets_BP.shape[1]
+  x_BPD: Array, w_DV: Array, bias_V: Array | None, targets_BP: Array, size: int
+) -> tuple[Array, tuple]:
+  P = targets_BP.shape[1]
 
   def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
     x_BCD, targets_BC = part
-    logits_MV = project(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, wide)
+    logits_MV = affine(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, bias_V)
     nll_M, (_, _, log_total_M) = _token_nll_forward(logits_MV, targets_BC.reshape(-1))
     return nll_M.reshape(targets_BC.shape), log_total_M.reshape(targets_BC.shape)
 
   nll, log_total = jax.lax.map(chunk, (_chunks(x_BPD, size), _chunks(targets_BP, size)))
-  return _unchunk(nll, P), (x_BPD, w_DV, targets_BP, _unchunk(log_total, P))
+  return _unchunk(nll, P), (x_BPD, w_DV, bias_V, targets_BP, _unchunk(log_total, P))
 
 
-def _chunked_nll_backward(
-  size: int, saved: tuple[Array, Array, Array, Array], dy_BP: Array
-) -> tuple[Array, Array, None]:
-  x_BPD, w_DV, targets_BP, log_total_BP = saved
+def _chunked_nll_backward(size: int, saved: tuple, dy_BP: Array) -> tuple[Array, Array, Array | None, None]:
+  x_BPD, w_DV, bias_V, targets_BP, log_total_BP = saved
   wide = jnp.promote_types(x_BPD.dtype, jnp.float32)
 
-  def chunk(dw_DV: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
+  def chunk(sums: tuple[Array, Array | None], part: tuple[Array, ...]) -> tuple[tuple, Array]:
+    dw_DV, dbias_V = sums
     x_BCD, *rest = part
     x_MD = x_BCD.reshape(-1, x_BCD.shape[-1])
     targets_M, log_total_M, dy_M = (y.reshape(-1) for y in rest)
-    logits_MV = project(x_MD, w_DV, wide)
+    logits_MV = affine(x_MD, w_DV, bias_V)
     dlogits_MV, _ = _token_nll_backward((logits_MV, targets_M, log_total_M), dy_M)
     dx_MD, more_DV = _project_backward(wide, (x_MD, w_DV), dlogits_MV)
-    return dw_DV + more_DV, dx_MD.reshape(x_BCD.shape)
+    dbias_V = None if dbias_V is None else dbias_V + dlogits_MV.sum(0)
+    return (dw_DV + more_DV, dbias_V), dx_MD.reshape(x_BCD.shape)
 
   parts = tuple(_chunks(y, size) for y in (x_BPD, targets_BP, log_total_BP, dy_BP))
-  dw_DV, dx = jax.lax.scan(chunk, jnp.zeros_like(w_DV), parts)
-  return _unchunk(dx, targets_BP.shape[1]), dw_DV, None
+  zeros = jax.tree.map(jnp.zeros_like, (w_DV, bias_V))
+  (dw_DV, dbias_V), dx = jax.lax.scan(chunk, zeros, parts)
+  return _unchunk(dx, targets_BP.shape[1]), dw_DV, dbias_V, None
 
 
 chunked_nll.defvjp(_chunked_nll_forward, _chunked_nll_backward)

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax import kernels, parametrization, sharding
+from lm_jax import attention, kernels, parametrization, sharding
 from lm_jax.model_config import ModelConfig
 
 PRODUCT = "product"  # the name, to rematerialization, of what a product with weights gives
@@ -31,20 +31,25 @@ def kernel_init(config: ModelConfig, *, residual: bool = False) -> nn.initialize
   Variances of 1/fan shrink with the width by themselves, as every parametrization wants of these kernels.
 
   Args:
-    residual: the kernel writes to the residual stream; GPT-2 scales those by 1/sqrt(number of them).
+    residual: the kernel writes to the residual stream; "gpt2" scales those by 1/sqrt(number of them).
   """
   if config.initializer == "xavier_uniform":
     return nn.initializers.xavier_uniform()
   if config.initializer == "fan_in":
     return nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
   std = 0.02 * math.sqrt(parametrization.table(config)["hidden_matrix"].init_variance)
+  residual = residual and config.initializer == "gpt2"
   writers = parametrization.base_depth(config) * (1 if config.attention_only else 2)
   return nn.initializers.normal(std / math.sqrt(writers) if residual else std)
 
 
-def output_init(config: ModelConfig) -> nn.initializers.Initializer:
-  """Returns the initializer of the [D, V] output matrix, with the fans it has at the base width."""
-  base, D, V = parametrization.base_width(config), config.d_model, config.vocab_size
+def output_init(config: ModelConfig, features: int) -> nn.initializers.Initializer:
+  """Returns the initializer of a [D, V] matrix that logits come from, with the fans it has at the base width.
+
+  Args:
+    features: V.
+  """
+  base, D, V = parametrization.base_width(config), config.d_model, features
   if config.initializer == "xavier_uniform":
     return nn.initializers.variance_scaling((D + V) / (base + V), "fan_avg", "uniform")
   if config.initializer == "fan_in":
@@ -53,8 +58,8 @@ def output_init(config: ModelConfig) -> nn.initializers.Initializer:
 
 
 def embedding_init(config: ModelConfig) -> nn.initializers.Initializer:
-  """Returns the initializer of a [V, D] table: N(0, 1/base D), or N(0, 0.02^2) for GPT-2's scheme."""
-  if config.initializer == "gpt2":
+  """Returns the initializer of a [V, D] table: N(0, 1/base D), or N(0, 0.02^2) for GPT-2's and BERT's."""
+  if config.initializer in ("normal", "gpt2"):
     return nn.initializers.normal(0.02)
   return nn.initializers.normal(1 / math.sqrt(parametrization.base_width(config)))
 
@@ -155,18 +160,19 @@ def attend(
   q_BTNH: Float[Array, "B T N H"],
   k_BTKH: Float[Array, "B T K H"],
   v_BTKH: Float[Array, "B T K H"],
-  padding_BT: Bool[Array, "B T"] | None,
+  documents_BT: Int[Array, "B T"] | None = None,
+  prefix_BT: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T N H"]:
   """Returns the model's attention by the kernel that `config.attention` and the backend choose."""
-  T = q_BTNH.shape[1]
-  kernel = kernels.attention_kernel(c.attention, kernels.attention_backend(), c.dtype, c.head_dim)
-  # cuDNN takes padding as a bias, whose sides must be even to have a gradient.
-  if kernel == "cudnn" and (padding_BT is None or T % 2 == 0):
-    return kernels.attend_fused(q_BTNH, k_BTKH, v_BTKH, causal=c.causal, padding_BS=padding_BT)
-  return kernels.attend(
-    q_BTNH, k_BTKH, v_BTKH, causal=c.causal, padding_BS=padding_BT,
-    blocks=c.query_blocks(T), recompute=c.recomputed_queries(T),
-  )  # fmt: skip
+  T, prefix = q_BTNH.shape[1], prefix_BT is not None
+  who = {"causal": c.causal, "window": c.attention_window}
+  kernel = attention.attention_kernel(c.attention, attention.attention_backend(), c.dtype, c.head_dim, **who)
+  who |= {"documents_BS": documents_BT, "prefix_BS": prefix_BT}
+  # cuDNN takes documents and prefixes as a bias, whose sides must be even to have a gradient.
+  if kernel == "cudnn" and ((documents_BT is None and not prefix) or T % 2 == 0):
+    return attention.attend_fused(q_BTNH, k_BTKH, v_BTKH, **who)
+  blocks, recompute = c.query_blocks(T, prefix), c.recomputed_queries(T)
+  return attention.attend(q_BTNH, k_BTKH, v_BTKH, **who, blocks=blocks, recompute=recompute)
 
 
 class Attention(nn.Module):
@@ -176,7 +182,11 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_MD: Float[Array, "M D"], batch: int, padding_BT: Bool[Array, "B T"] | None
+    self,
+    x_MD: Float[Array, "M D"],
+    batch: int,
+    documents_BT: Int[Array, "B T"] | None,
+    prefix_BT: Bool[Array, "B T"] | None,
   ) -> Float[Array, "M D"]:
     c = self.config
     T = x_MD.shape[0] // batch
@@ -196,7 +206,7 @@ class Attention(nn.Module):
       cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     q = scaled(q, parametrization.attention_multiplier(c))
-    out = attend(c, q, k, v, padding_BT)
+    out = attend(c, q, k, v, documents_BT, prefix_BT)
     out_MX = sharding.constrain(
       out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS
     )
@@ -236,23 +246,25 @@ class Block(nn.Module):
     self,
     x_MD: Float[Array, "M D"],
     batch: int,
-    padding_BT: Bool[Array, "B T"] | None,
+    documents_BT: Int[Array, "B T"] | None,
+    prefix_BT: Bool[Array, "B T"] | None,
     deterministic: bool,
   ) -> Float[Array, "M D"]:
     c = self.config
     attention, dropout = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)
+    who = (batch, documents_BT, prefix_BT)
 
     def branch(y_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
       return scaled(dropout(y_MD), parametrization.residual_multiplier(c))
 
     if c.parallel_block:  # y = x + MLP(norm(x)) + Attention(norm(x)), arXiv:2204.02311 section 2
       h_MD = Norm(c, name="norm")(x_MD)
-      return x_MD + branch(attention(h_MD, batch, padding_BT) + Mlp(c, name="mlp")(h_MD))
+      return x_MD + branch(attention(h_MD, *who) + Mlp(c, name="mlp")(h_MD))
     norm1 = Norm(c, name="attention_norm")
     if c.norm_position == "pre":
-      x_MD = x_MD + branch(attention(norm1(x_MD), batch, padding_BT))
+      x_MD = x_MD + branch(attention(norm1(x_MD), *who))
     else:
-      x_MD = norm1(x_MD + branch(attention(x_MD, batch, padding_BT)))
+      x_MD = norm1(x_MD + branch(attention(x_MD, *who)))
     if c.attention_only:
       return x_MD
     norm2, mlp = Norm(c, name="mlp_norm"), Mlp(c, name="mlp")
@@ -277,3 +289,27 @@ class Embedding(nn.Module):
 
   def output_matrix(self) -> Float[Array, "D V"]:
     return self.table.T
+
+
+class OutputTransform(nn.Module):
+  """What BERT does to a token before the output matrix: dense, activation, norm (arXiv:1810.04805's code)."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
+    c = self.config
+    dense = Weights(c.d_model, c.use_bias, kernel_init(c), name="dense")
+    # A gated activation has two inputs; this has one.
+    activation = jax.nn.relu if c.activation == "relu" else kernels.gelu
+    return Norm(c, name="norm")(activation(linear(x_MD, dense(c.d_model))[0]))
+
+
+class Bias(nn.Module):
+  """Holds a bias [out] alone: that of logits whose matrix is the token table."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self) -> Float[Array, "out"]:
+    return self.param("bias", nn.initializers.zeros, (self.features,))

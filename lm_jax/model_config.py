@@ -14,12 +14,21 @@ DIRECT_LOGITS = 2**23  # floats; a training step holds the logits of all tokens 
 CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**22, 512  # and beyond of so many floats or tokens at a time
 
 
-def cudnn_obstacle(dtype: str, head_dim: int) -> str | None:
+def window_reach(window: int, causal: bool) -> tuple[int, int]:
+  """Returns how many keys before and after itself a query sees, see `ModelConfig.attention_window`."""
+  return (window - 1, 0) if causal else (window // 2, window // 2)
+
+
+def cudnn_obstacle(
+  dtype: str, head_dim: int, *, causal: bool = True, window: int | None = None
+) -> str | None:
   """Returns why cuDNN's attention cannot run ("for ..."), none if it can; the backend is another matter."""
   if dtype not in ("bfloat16", "float16"):
     return f"for dtype={dtype}: cuDNN's kernel takes bfloat16"
   if head_dim % 8 or head_dim > 128:
     return f"for head_dim={head_dim}: cuDNN's kernel takes multiples of 8 up to 128"
+  if window is not None and not causal:
+    return f"for attention_window={window} with causal=false: cuDNN's kernel has windows to one side only"
   return None
 
 
@@ -54,9 +63,12 @@ class ModelConfig:
   output_transform: bool = False  # dense, activation and norm before the output matrix (BERT)
   output_bias: bool = False  # on the logits (BERT)
   next_sentence_head: bool = False  # a pooled first token and two classes (BERT)
-  attention_window: int | None = None  # a query sees so many tokens, itself the last or the middle; all
+  # Tokens that a query sees (arXiv:2004.05150, section 3.1): W with itself the last, t-W+1..t, if causal;
+  # else as many to each side, t-W//2..t+W//2. Those of a prefix are seen from anywhere. none: all.
+  attention_window: int | None = None
   dropout: float = 0.0
-  initializer: Literal["fan_in", "gpt2", "xavier_uniform"] = "fan_in"
+  # normal: N(0, 0.02^2) (BERT); gpt2: the same, residual writers over sqrt(their number).
+  initializer: Literal["fan_in", "normal", "gpt2", "xavier_uniform"] = "fan_in"
   parametrization: Literal["standard", "mup", "completep"] = "standard"  # see lm_jax/parametrization.py
   base_d_model: int = 64  # mup, completep: the size at which they are the standard parametrization,
   base_num_layers: int = 2  # so that a learning rate tuned there serves every other one
@@ -70,25 +82,42 @@ class ModelConfig:
   attention: Literal["auto", "blocks", "cudnn"] = "auto"  # auto: cudnn on a GPU where it can, else blocks
   attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
 
-  def query_blocks(self, length: int) -> list[tuple[int, int, int]]:
-    """Returns [(first query, end of queries, end of the keys they may see)] covering 0..length.
+  def query_blocks(self, length: int, prefix: bool = False) -> list[tuple[int, int, int, int]]:
+    """Returns [(first query, end of queries, first key, end of keys that they may see)] covering 0..length.
 
     Blocks are whole `attention_block`s, no more than 16 of them as each is compiled by itself, and about 4
-    of a long sequence, whose blocks are loops over `attention_block`s (`recomputed_queries`).
+    of a long sequence, whose blocks are loops over `recomputed_queries`. They are one block where every
+    query may see every key, and where such a loop takes the keys in reach of a window only.
+
+    Args:
+      prefix: whether some keys are seen from anywhere.
     """
+    left, right = self.reach(length, prefix)
+    rows = self.recomputed_queries(length)
+    slides = rows is not None and 2 * (left + right + rows) <= length
+    if right >= length - 1 or slides:
+      return [(0, length, 0, length)]
     blocks = MAX_QUERY_BLOCKS if length <= LONG_SEQUENCE else LONG_QUERY_BLOCKS
     size = self.attention_block * math.ceil(length / (blocks * self.attention_block))
-    size = size if self.causal else length
     ends = [(start, min(start + size, length)) for start in range(0, length, size)]
-    return [(start, end, end if self.causal else length) for start, end in ends]
+    return [(start, end, max(0, start - left), min(end + right, length)) for start, end in ends]
 
   def recomputed_queries(self, length: int) -> int | None:
     """Returns how many queries' attention weights are held at a time, none: all, kept for the backward pass.
 
     Weights are kept up to 1024 tokens, where they are no more than the other activations of a layer, and
-    computed again beyond, so that memory grows with the length and not with its square.
+    computed again beyond, so that memory grows with the length and not with its square. Of a window they
+    are of a quarter of it, so that its keys, laid out for every so many queries, are five copies at most.
     """
-    return self.attention_block if length > LONG_SEQUENCE else None
+    if length <= LONG_SEQUENCE:
+      return None
+    return self.attention_block * math.ceil((self.attention_window or 1) / (4 * self.attention_block))
+
+  def reach(self, length: int, prefix: bool) -> tuple[int, int]:
+    """Returns how many keys before and after itself a query may see."""
+    if prefix or self.attention_window is None:
+      return length, 0 if self.causal and not prefix else length
+    return window_reach(self.attention_window, self.causal)
 
   def loss_chunk(self, batch: int, positions: int) -> int:
     """Returns at how many of the `positions` of a batch the training loss holds logits at a time.
@@ -153,7 +182,7 @@ def check(m: ModelConfig) -> None:
            "even for positions=rope")  # fmt: skip
   require(m.positions != "sinusoidal" or m.d_model % 2 == 0, f"{path}.d_model", m.d_model,
            "even for positions=sinusoidal")  # fmt: skip
-  obstacle = cudnn_obstacle(m.dtype, m.head_dim)
+  obstacle = cudnn_obstacle(m.dtype, m.head_dim, causal=m.causal, window=m.attention_window)
   require(not (m.attention == "cudnn" and obstacle), f"{path}.attention", m.attention,
            f"auto or blocks {obstacle}")  # fmt: skip
   require(0 <= m.dropout < 1, f"{path}.dropout", m.dropout, "in [0, 1)")

@@ -4,17 +4,17 @@ With m_N = d_model / base_d_model and m_L = num_layers / base_num_layers, relati
 would have at the base sizes (where all three are one and the same program):
 
                                      standard   mup        completep
-    embeddings   init variance       *          1          1
+    embeddings   init variance       *          1          1             tables, and a norm of their sum
                  learning rate       1          1          1
-    hidden       init variance       *          1/m_N      1/m_N         kernels of the blocks
-    matrices     learning rate       1          1/m_N      1/m_N
+    hidden       init variance       *          1/m_N      1/m_N         kernels of the blocks and, of
+    matrices     learning rate       1          1/m_N      1/m_N         BERT's heads, those that are [D, D];
                  weight decay        1          m_N        m_N           decoupled: x learning rate
-    output       init variance       *          1          1
-    matrix       learning rate       1          1          1
+    output       init variance       *          1          1             of tokens and of classes
+    matrices     learning rate       1          1          1
     vectors      learning rate       1          1          1             norms' scales, all biases
     Adam's       blocks              1          1/m_N      1/(m_N m_L)
-    epsilon      others              1          1/m_N      1/m_N
-    forward      logits              1          1/m_N      1/m_N
+    epsilon      others              1          1/m_N      1/m_N         but biases of logits: 1
+    forward      logits              1          1/m_N      1/m_N         before their bias
                  residual branches   1          1          1/m_L
                  attention scores    1/sqrt(H)  sqrt(base H)/H, both
     * what ModelConfig.initializer says at the size itself
@@ -46,7 +46,9 @@ from typing import Literal
 
 from lm_jax.model_config import ModelConfig
 
-Role = Literal["embedding", "hidden_matrix", "hidden_vector", "final_norm", "output"]
+Role = Literal[
+  "embedding", "hidden_matrix", "hidden_vector", "head_matrix", "head_vector", "output", "output_bias"
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +77,21 @@ def table(c: ModelConfig) -> dict[Role, Factors]:
     "embedding": Factors(epsilon=1 / n),
     "hidden_matrix": Factors(init_variance=1 / n, learning_rate=1 / n, weight_decay=n, epsilon=1 / (n * l)),
     "hidden_vector": Factors(epsilon=1 / (n * l)),
-    "final_norm": Factors(epsilon=1 / n),
+    "head_matrix": Factors(init_variance=1 / n, learning_rate=1 / n, weight_decay=n, epsilon=1 / n),
+    "head_vector": Factors(epsilon=1 / n),
     "output": Factors(epsilon=1 / n),
+    "output_bias": Factors(),
   }
 
 
 def role(names: Sequence[str]) -> Role:
   """Returns the role of the parameter at a path such as ("block_0", "mlp", "up", "kernel")."""
-  if names[0] in ("embedding", "positions"):
+  if names[0] in ("embedding", "positions", "segments", "embedding_norm"):
     return "embedding"
-  if names[0] in ("final_norm", "output"):
-    return names[0]
+  if names[0] in ("final_norm", "output_transform", "pooler"):
+    return "head_matrix" if names[-1] == "kernel" else "head_vector"
+  if names[0] in ("output", "next_sentence", "classifier"):
+    return "output" if names[-1] == "kernel" else "output_bias"
   if names[0].startswith("block"):
     return "hidden_matrix" if names[-1] == "kernel" else "hidden_vector"
   raise ValueError(f"parameter {'/'.join(names)} has no role in lm_jax/parametrization.py")

@@ -23,6 +23,14 @@ PRESETS = {
     "tie_embeddings": True, "use_bias": False, "scale_embeddings": True, "parallel_block": True,
     "num_kv_heads": 1, "initializer": "fan_in",
   },
+  # Devlin et al. 2019, arXiv:1810.04805, and its released code: the encoder of "original" with GELU, learned
+  # positions, segments, a normed embedding, and heads for masked tokens and for the next sentence.
+  "bert": {
+    "positions": "learned", "norm": "layernorm", "norm_position": "post", "norm_epsilon": 1e-12,
+    "activation": "gelu", "tie_embeddings": True, "use_bias": True, "scale_embeddings": False,
+    "parallel_block": False, "causal": False, "num_segments": 2, "embedding_norm": True,
+    "output_transform": True, "output_bias": True, "next_sentence_head": True, "initializer": "normal",
+  },
   # Touvron et al. 2023, arXiv:2302.13971: RMSNorm, SwiGLU, RoPE, untied output, no biases.
   "llama": {
     "positions": "rope", "norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu",

@@ -10,7 +10,7 @@ import math
 from lm_jax.config import Config
 from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
-from lm_jax.task_configs import loss_positions
+from lm_jax.task_configs import loss_positions, objective
 
 FLOAT_BYTES = 4  # of a parameter, gradient or moment, whatever the dtype of activations
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -41,8 +41,8 @@ class ParamCount:
 
   Attributes:
     total: all of them; a tied output matrix is the token table and counts once.
-    nonembedding: without the token table, the position table and an untied output matrix: the N of
-      Kaplan et al. (arXiv:2001.08361, section 2.1), whose loss curves then meet across depths.
+    nonembedding: without the tables of tokens, positions and segments and without the output layer: the N
+      of Kaplan et al. (arXiv:2001.08361, section 2.1), whose loss curves then meet across depths.
   """
 
   total: int
@@ -69,7 +69,7 @@ def mlp_matrices(m: ModelConfig) -> list[Shape]:
 def num_norms(m: ModelConfig) -> int:
   """Returns how many norms a model has; post-norm blocks end in their own, others in a final one."""
   a_layer = 1 if m.parallel_block or m.attention_only else 2
-  return m.num_layers * a_layer + (m.norm_position == "pre")
+  return m.num_layers * a_layer + (m.norm_position == "pre") + m.embedding_norm
 
 
 def _size(shapes: list[Shape]) -> int:
@@ -77,55 +77,105 @@ def _size(shapes: list[Shape]) -> int:
 
 
 def param_breakdown(m: ModelConfig) -> dict[str, int]:
-  """Returns the number of parameters in each part of a model; they add up to the total."""
+  """Returns the number of parameters in each part of a Transformer; they add up to the total."""
+  D, norm = m.d_model, m.d_model * (2 if m.norm == "layernorm" and m.use_bias else 1)
 
   def with_biases(shapes: list[Shape]) -> int:
     return _size(shapes) + m.use_bias * sum(columns for _, columns in shapes)
 
-  norm_vectors = 2 if m.norm == "layernorm" and m.use_bias else 1
   return {
-    "token_table": m.vocab_size * m.d_model,
-    "position_table": m.context_length * m.d_model if m.positions == "learned" else 0,
+    "token_table": m.vocab_size * D,
+    "position_table": m.context_length * D if m.positions == "learned" else 0,
+    "segment_table": m.num_segments * D,
     "attention": m.num_layers * with_biases(attention_matrices(m)),
     "mlp": m.num_layers * with_biases(mlp_matrices(m)),
-    "norms": num_norms(m) * norm_vectors * m.d_model,
-    "output": 0 if m.tie_embeddings else m.d_model * m.vocab_size,
+    "norms": num_norms(m) * norm,
+    "output_transform": with_biases([(D, D)]) + norm if m.output_transform else 0,
+    "output": (0 if m.tie_embeddings else D * m.vocab_size) + m.output_bias * m.vocab_size,
+    "next_sentence": _head_params(m, 2) if m.next_sentence_head else 0,
   }
 
 
-def count_params(m: ModelConfig) -> ParamCount:
-  """Returns the numbers of parameters of a model, in total and without embeddings."""
+def _head_params(m: ModelConfig, num_classes: int) -> int:
+  """Returns the parameters of a pooler, which encoders have, and of an output layer of classes."""
+  return sum(rows * columns + columns for rows, columns in _head_matrices(m, num_classes))
+
+
+def _head_matrices(m: ModelConfig, num_classes: int) -> list[Shape]:
+  pooler = [] if m.causal else [(m.d_model, m.d_model)]
+  return [*pooler, (m.d_model, num_classes)]
+
+
+def count_params(m: ModelConfig, num_classes: int | None = None) -> ParamCount:
+  """Returns the numbers of parameters of a Transformer or a Classifier, in total and without embeddings."""
   parts = param_breakdown(m)
-  return ParamCount(sum(parts.values()), parts["attention"] + parts["mlp"] + parts["norms"])
+  if num_classes is not None:
+    parts |= {"output_transform": 0, "output": 0, "next_sentence": _head_params(m, num_classes)}
+  tables = parts["token_table"] + parts["position_table"] + parts["segment_table"]
+  total = sum(parts.values())
+  return ParamCount(total, total - tables - parts["output"])
 
 
 # --- FLOPs and tokens -------------------------------------------------------------------------
 
 
-def attention_pairs(m: ModelConfig, sequence_length: int) -> int:
-  """Returns the (query, key) pairs that one head computes: between T^2 / 2 (tiny causal blocks) and T^2."""
-  return sum((end - start) * keys for start, end, keys in m.query_blocks(sequence_length))
+def attention_pairs(m: ModelConfig, sequence_length: int, prefix: bool = False) -> int:
+  """Returns the (query, key) pairs that one head computes, masked or not.
+
+  They are T^2 where some keys are seen from anywhere (no causality, or a `prefix`), down to T^2 / 2 with tiny
+  causal blocks, and about T (W + 64) with a window of W, which grows with T and not with its square.
+  """
+  rows, reach, pairs = m.recomputed_queries(sequence_length), sum(m.reach(sequence_length, prefix)), 0
+  for start, end, first, stop in m.query_blocks(sequence_length, prefix):
+    queries, keys = end - start, stop - first
+    if rows is not None and reach + rows < keys:  # the loop takes the keys in reach of its queries only
+      rest = queries % rows
+      pairs += (queries - rest) * (reach + rows) + rest * (reach + rest)
+    else:
+      pairs += queries * keys
+  return pairs
 
 
-def flops_breakdown(m: ModelConfig, sequence_length: int, num_labels: int) -> dict[str, int]:
+def flops_breakdown(
+  m: ModelConfig,
+  sequence_length: int,
+  num_labels: int,
+  *,
+  prefix: bool = False,
+  next_sentence: bool = False,
+) -> dict[str, int]:
   """Returns the matrix-product FLOPs of one sequence's forward pass, by part.
 
   A product [m, k] @ [k, n] is 2 m n k FLOPs; elementwise work (norms, softmax, activations) is not
   counted. "attention" is scores and mixing over all (query, key) pairs that the program computes, masked
-  or not; "head" is the output layer, at the label positions only.
+  or not; "head" is the output layer (with BERT's transform), at the label positions only.
+
+  Args:
+    prefix: whether a prefix is given.
+    next_sentence: whether the next-sentence head is asked.
   """
-  T, L = sequence_length, m.num_layers
+  T, L, D = sequence_length, m.num_layers, m.d_model
   return {
     "projections": L * 2 * T * _size(attention_matrices(m)),
-    "attention": L * 2 * (2 * attention_pairs(m, T) * m.num_heads * m.head_dim),
+    "attention": L * 2 * (2 * attention_pairs(m, T, prefix) * m.num_heads * m.head_dim),
     "mlp": L * 2 * T * _size(mlp_matrices(m)),
-    "head": 2 * num_labels * m.d_model * m.vocab_size,
+    "head": 2 * num_labels * D * (m.vocab_size + D * m.output_transform),
+    "next_sentence": 2 * _size(_head_matrices(m, 2)) if next_sentence else 0,
   }
 
 
-def forward_flops(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
+def forward_flops(m: ModelConfig, sequence_length: int, num_labels: int, **asked: bool) -> int:
   """Returns the matrix-product FLOPs of one sequence's forward pass, see `flops_breakdown`."""
-  return sum(flops_breakdown(m, sequence_length, num_labels).values())
+  return sum(flops_breakdown(m, sequence_length, num_labels, **asked).values())
+
+
+def classifier_flops(m: ModelConfig, sequence_length: int, num_classes: int) -> int:
+  """Returns the matrix-product FLOPs of a Classifier's forward pass on one sequence."""
+  return forward_flops(m, sequence_length, 0) + 2 * _size(_head_matrices(m, num_classes))
+
+
+def _has_prefix(config: Config) -> bool:
+  return objective(config.task) in ("prefix_lm", "span_corruption")
 
 
 def tokens_per_step(config: Config) -> int:
@@ -140,8 +190,10 @@ def step_flops(config: Config) -> int:
   of long sequences, chunks of logits) does not count, as is the convention of model FLOP utilization
   (arXiv:2204.02311, appendix B).
   """
-  labels = len(loss_positions(config.task))
-  sequence = forward_flops(config.model, config.task.sequence_length, labels)
+  labels, nsp = len(loss_positions(config.task)), objective(config.task) == "masked_lm_nsp"
+  sequence = forward_flops(
+    config.model, config.task.sequence_length, labels, prefix=_has_prefix(config), next_sentence=nsp
+  )
   return FORWARD_AND_BACKWARD * config.train.batch_size * sequence
 
 
@@ -193,7 +245,12 @@ def _token_floats(m: ModelConfig) -> tuple[int, int]:
   return query + 2 * kv + sum(hidden), 2 * sublayers * m.d_model + query + (m.d_ff if hidden else 0)
 
 
-def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int) -> int:
+def _label_floats(m: ModelConfig) -> int:
+  """Returns a label position's activations but logits: its input, and what an output transform adds."""
+  return m.d_model * (4 if m.output_transform else 1)
+
+
+def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int, prefix: bool = False) -> int:
   """Estimates the floats that one sequence's forward pass computes and its backward pass reads.
 
   A token has, in each layer, the residual stream and its normed copy before each sublayer (2 D),
@@ -202,15 +259,19 @@ def activation_floats(m: ModelConfig, sequence_length: int, num_labels: int) -> 
   16 D + N T for the plain block, less what causal blocks leave out.
   A label position has its input, logits and their softmax (D + 2 V).
   """
-  layer = sequence_length * sum(_token_floats(m)) + m.num_heads * attention_pairs(m, sequence_length)
-  return m.num_layers * layer + num_labels * (m.d_model + 2 * m.vocab_size)
+  pairs = attention_pairs(m, sequence_length, prefix)
+  layer = sequence_length * sum(_token_floats(m)) + m.num_heads * pairs
+  return m.num_layers * layer + num_labels * (_label_floats(m) + 2 * m.vocab_size)
 
 
 def _sequence_floats(config: Config) -> int:
-  return activation_floats(config.model, config.task.sequence_length, len(loss_positions(config.task)))
+  labels = len(loss_positions(config.task))
+  return activation_floats(config.model, config.task.sequence_length, labels, _has_prefix(config))
 
 
-def activation_bytes(m: ModelConfig, sequence_length: int, num_labels: int, batch: int) -> int:
+def activation_bytes(
+  m: ModelConfig, sequence_length: int, num_labels: int, batch: int, prefix: bool = False
+) -> int:
   """Estimates the peak bytes of activations of training on `batch` sequences.
 
   They are 1.5 x `activation_floats` in the dtype of the model, attention weights and logits in float32.
@@ -220,11 +281,16 @@ def activation_bytes(m: ModelConfig, sequence_length: int, num_labels: int, batc
   """
   T, rows, floats = sequence_length, m.recomputed_queries(sequence_length), DTYPE_BYTES[m.dtype]
   products, others = _token_floats(m)
-  weights = m.num_heads * (attention_pairs(m, T) if rows is None else 0)
+  weights = m.num_heads * (attention_pairs(m, T, prefix) if rows is None else 0)
   block = T * floats * (products + others) + FLOAT_BYTES * weights
-  loop = 0 if rows is None else FLOAT_BYTES * m.num_heads * 3 * rows * T  # scores, weights and a gradient
+  loop = 0
+  if rows is not None:
+    keys = min(T, sum(m.reach(T, prefix)) + rows)
+    loop = FLOAT_BYTES * m.num_heads * 3 * rows * keys  # scores, weights and a gradient
+    if keys < T:  # keys and values laid out for every part, and their gradients
+      loop += 2 * floats * 2 * m.num_kv_heads * m.head_dim * (T // rows) * keys
   chunk = m.loss_chunk(batch, num_labels)
-  head = num_labels * floats * m.d_model
+  head = num_labels * floats * _label_floats(m)
   head += FLOAT_BYTES * m.vocab_size * (2 * num_labels if chunk == num_labels else chunk)
   kept = {"none": 0, "products": products + 2 * m.d_model, "block": m.d_model}[m.remat]
   passing = m.num_layers * block + loop + head if m.remat == "none" else max(block + loop, head)
@@ -246,9 +312,12 @@ def optimizer_floats(config: Config) -> int:
   if name == "muon":
     return 2 * total - _size(blocks)
   tables = [(m.vocab_size, m.d_model)] * (1 if m.tie_embeddings else 2)
+  tables += [(m.num_segments, m.d_model)]
   if m.positions == "learned":
     tables.append((m.context_length, m.d_model))
-  factored = [shape for shape in blocks + tables if min(shape) >= 128]
+  heads = [(m.d_model, m.d_model)] * m.output_transform
+  heads += _head_matrices(m, 2) if m.next_sentence_head else []
+  factored = [shape for shape in blocks + tables + heads if min(shape) >= 128]
   return total - _size(factored) + sum(rows + columns for rows, columns in factored)
 
 
@@ -263,7 +332,8 @@ def memory_bytes(config: Config) -> int:
   splits = config.train.grad_accum_steps
   gradients = params * (1 if splits == 1 else 2)
   T, labels = config.task.sequence_length, len(loss_positions(config.task))
-  activations = activation_bytes(config.model, T, labels, config.train.batch_size // splits)
+  rows = config.train.batch_size // splits
+  activations = activation_bytes(config.model, T, labels, rows, _has_prefix(config))
   return FLOAT_BYTES * (params + gradients + optimizer_floats(config)) + activations
 
 

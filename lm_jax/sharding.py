@@ -22,8 +22,10 @@ BATCH, EMBED, HEADS, MLP, VOCAB = "batch", "embed", "heads", "mlp", "vocab"
 _KERNELS = {
   "query": (EMBED, HEADS), "key": (EMBED, HEADS), "value": (EMBED, HEADS), "out": (HEADS, EMBED),
   "up": (EMBED, MLP), "gate": (EMBED, MLP), "down": (MLP, EMBED), "output": (EMBED, VOCAB),
+  "dense": (EMBED, None), "pooler": (EMBED, None),
+  "next_sentence": (EMBED, None), "classifier": (EMBED, None),
 }  # fmt: skip
-_TABLES = {"table": (VOCAB, EMBED), "positions": (None, EMBED)}
+_TABLES = {"table": (VOCAB, EMBED), "positions": (None, EMBED), "segments": (None, EMBED)}
 
 
 def parameter_axes(path: tuple, ndim: int) -> tuple[str | None, ...]:

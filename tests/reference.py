@@ -145,6 +145,28 @@ def rope(x: np.ndarray, theta: float = 10_000.0) -> np.ndarray:
   return result
 
 
+def visible(
+  T: int,
+  *,
+  causal: bool = True,
+  window: int | None = None,
+  documents: np.ndarray | None = None,
+  prefix: np.ndarray | None = None,
+) -> np.ndarray:
+  """Whether query t sees key s, [T, S], of one sequence: by the rule, for one pair at a time."""
+
+  def sees(t: int, s: int) -> bool:
+    if documents is not None and documents[t] != documents[s]:
+      return False
+    if prefix is not None and prefix[s]:
+      return True
+    if causal:
+      return s <= t and (window is None or s > t - window)
+    return window is None or abs(t - s) <= window // 2
+
+  return np.array([[sees(t, s) for s in range(T)] for t in range(T)])
+
+
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
   """Attention of q [T, N, H] over k, v [S, K, H], one query of one head at a time; visible [T, S]."""
   T, N, H = q.shape
@@ -160,14 +182,14 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> 
   return out
 
 
-def self_attention(x: np.ndarray, b: dict, heads: int, *, rotary: bool, causal: bool = True) -> np.ndarray:
+def self_attention(x: np.ndarray, b: dict, heads: int, *, rotary: bool, **who: Any) -> np.ndarray:
+  """Args: who: see `visible`."""
   T = len(x)
   H = b["query"][0].shape[1] // heads
   q, k, v = (linear(x, b[name]).reshape(T, -1, H) for name in ("query", "key", "value"))
   if rotary:
     q, k = rope(q), rope(k)
-  visible = np.array([[s <= t or not causal for s in range(T)] for t in range(T)])
-  return linear(attend(q, k, v, visible).reshape(T, -1), b["out"])
+  return linear(attend(q, k, v, visible(T, **who)).reshape(T, -1), b["out"])
 
 
 # --- presets: logits [T, V] of one sequence of tokens [T] -----------------------------------------

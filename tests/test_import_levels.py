@@ -20,7 +20,10 @@ LEVELS = {
     "tokenizers",
   ),
   1: ("data",),
-  2: ("kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "sharding", "tasks"),
+  2: (
+    "attention", "kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "sharding",
+    "tasks",
+  ),
   3: (
     "checkpoint", "classifier", "finetune_programs", "generate", "hosts", "interop", "parallel",
     "population", "pretrained", "scorer", "state", "step",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lm_jax import kernels
-from lm_jax.strict import ConfigError
 
 
 def plain_project(x, w):
@@ -36,14 +35,16 @@ M, D, F = 6, 5, 9
 def chunked_nll(size):
   """Two sequences of three positions, `size` positions at a time."""
 
-  def nll(x, w):
-    return kernels.chunked_nll(x.reshape(2, 3, D), w, jnp.asarray(TARGETS.reshape(2, 3)), size).reshape(-1)
+  def nll(x, w, bias=None):
+    return kernels.chunked_nll(x.reshape(2, 3, D), w, bias, jnp.asarray(TARGETS.reshape(2, 3)), size).reshape(
+      -1
+    )
 
   return nll
 
 
-def plain_nll_of_product(x, w):
-  return plain_nll(x @ w)
+def plain_nll_of_product(x, w, bias=None):
+  return plain_nll(x @ w if bias is None else x @ w + bias[None])
 
 
 CASES = {
@@ -55,6 +56,7 @@ CASES = {
   "nll": (lambda x: kernels.token_nll(x, jnp.asarray(TARGETS)), plain_nll, [(M, D)]),
   "nll in chunks of 1": (chunked_nll(1), plain_nll_of_product, [(M, D), (D, F)]),
   "nll in chunks of 2": (chunked_nll(2), plain_nll_of_product, [(M, D), (D, F)]),
+  "nll in chunks of 2, with a bias": (chunked_nll(2), plain_nll_of_product, [(M, D), (D, F), (F,)]),
   "nll in one chunk": (chunked_nll(3), plain_nll_of_product, [(M, D), (D, F)]),
 }
 
@@ -131,38 +133,3 @@ def test_products_of_bfloat16_are_float32_and_their_gradients_near_the_exact_one
   np.testing.assert_allclose(y, a @ b, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(np.asarray(da, np.float64), dy @ b.T, rtol=0.02, atol=0.1)
   np.testing.assert_allclose(np.asarray(db, np.float64), a.T @ dy, rtol=0.02, atol=0.1)
-
-
-# --- which attention -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ("requested", "backend", "dtype", "head_dim", "expected"),
-  [
-    ("auto", "gpu", "bfloat16", 64, "cudnn"),
-    ("auto", "gpu", "float16", 128, "cudnn"),
-    ("auto", "gpu", "float32", 64, "blocks"),
-    ("auto", "gpu", "bfloat16", 36, "blocks"),
-    ("auto", "gpu", "bfloat16", 136, "blocks"),
-    ("auto", "cpu", "bfloat16", 64, "blocks"),
-    ("auto", "tpu", "bfloat16", 64, "blocks"),
-    ("blocks", "gpu", "bfloat16", 64, "blocks"),
-    ("cudnn", "gpu", "bfloat16", 64, "cudnn"),
-  ],
-)
-def test_attention_kernel(requested, backend, dtype, head_dim, expected):
-  assert kernels.attention_kernel(requested, backend, dtype, head_dim) == expected
-
-
-@pytest.mark.parametrize(
-  ("backend", "dtype", "head_dim", "why"),
-  [
-    ("cpu", "bfloat16", 64, "on cpu: cuDNN needs an NVIDIA GPU"),
-    ("compute capability 7.0", "bfloat16", 64, "on compute capability 7.0: cuDNN needs"),
-    ("gpu", "float32", 64, "for dtype=float32: "),
-    ("gpu", "bfloat16", 36, "for head_dim=36: "),
-  ],
-)
-def test_cudnn_where_it_cannot_be_used_says_why(backend, dtype, head_dim, why):
-  with pytest.raises(ConfigError, match=f"config.model.attention='cudnn': must be auto or blocks {why}"):
-    kernels.attention_kernel("cudnn", backend, dtype, head_dim)

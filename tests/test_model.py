@@ -18,10 +18,8 @@ from lm_jax.model_config import ModelConfig
 
 
 @functools.partial(jax.jit, static_argnames=("model", "label_positions"))
-def logits(params, tokens, *, model, padding=None, label_positions=None):
-  return Transformer(model).apply(
-    {"params": params}, tokens, padding_BT=padding, label_positions=label_positions
-  )
+def logits(params, tokens, *, model, label_positions=None, **data):
+  return Transformer(model).apply({"params": params}, tokens, label_positions=label_positions, **data)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -277,7 +277,7 @@ def activations(model: ModelConfig, params, tokens):
 
   def block(x_MD, layer):
     x_MD, seen = layers.Block(model).apply(
-      {"params": layer}, x_MD, len(tokens), None, True, mutable=["intermediates"],
+      {"params": layer}, x_MD, len(tokens), None, None, True, mutable=["intermediates"],
       capture_intermediates=lambda module, _: isinstance(module, layers.Attention | layers.Mlp),
     )  # fmt: skip
     return x_MD, {name: seen["intermediates"][name]["__call__"][0] for name in ("attention", "mlp")}
