@@ -223,6 +223,14 @@ def _batches(rows: np.ndarray, steps: int, size: int, draw: int) -> np.ndarray:
   return np.concatenate(orders)[: steps * size].reshape(steps, size).astype(np.int32)
 
 
+def check_data(c: FinetuneConfig) -> None:
+  """Raises ConfigError if the data cannot be read, or has too few examples; it costs a second at most."""
+  data = labelled.read(c.data)
+  labelled.draw(data.train, data.classes, max(c.shots), 0, "train")
+  if c.data.num_dev is None:
+    labelled.draw(data.valid, data.classes, max(c.shots), 0, "valid")
+
+
 # --- what is there, and what is missing -----------------------------------------------------------
 
 
