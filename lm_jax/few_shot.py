@@ -10,16 +10,19 @@ Contexts longer than the model's lose their first demonstrations (see lm_jax/sco
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from lm_jax import metrics
+from lm_jax.config import Config
 from lm_jax.data.few_shot_tasks import FewShotTask, Item, association, make
-from lm_jax.evaluate import Score
-from lm_jax.scorer import Likelihood, Scorer
+from lm_jax.scorer import CausalScorer, Likelihood, PseudoScorer, Scorer
+from lm_jax.scores import Score
 from lm_jax.strict import require
+from lm_jax.tasks.text import Text
 
-__all__ = ["FewShotTask", "Item", "association", "evaluate", "make"]
+__all__ = ["FewShotTask", "Item", "association", "evaluate", "evaluate_params", "make"]
 
 WITH_CHANCE = ("accuracy", "accuracy_norm", "choice_prob")
 
@@ -45,6 +48,17 @@ def evaluate(
     score
     for i, k in enumerate(shots)
     for score in _aggregate(task, items, per_item[i * len(items) : (i + 1) * len(items)], k)
+  ]
+
+
+def evaluate_params(config: Config, task: Text, params: Any) -> list[Score]:
+  """Returns the scores of a text model on all tasks that `config.eval` asks for."""
+  e, make_scorer = config.eval, PseudoScorer if config.task.is_masked else CausalScorer
+  scorer = make_scorer(config.model, params, task.prepared.tokenizer, task.prepared.ids)
+  return [
+    score
+    for name in e.few_shot
+    for score in evaluate(make(name), scorer, e.shots, e.few_shot_examples, e.seed)
   ]
 
 
