@@ -39,12 +39,12 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def tasks(shared) -> dict[str, FewShotTask]:
-  return {name: few_shot.make(name) for name in NAMED} | {"association": TASK}
+  return {name: few_shot.make(name) for name in NAMED}
 
 
 @pytest.fixture(scope="module", params=[*NAMED, "association"])
-def task(request, tasks) -> FewShotTask:
-  return tasks[request.param]
+def task(request) -> FewShotTask:
+  return TASK if request.param == "association" else request.getfixturevalue("tasks")[request.param]
 
 
 # --- prompts ----------------------------------------------------------------------------------------
@@ -113,8 +113,7 @@ def test_associations_have_four_pairs_and_no_preferred_answer():
 
 
 def test_labels_have_their_words(tasks):
-  queries = {name: task.items[0].choices for name, task in tasks.items() if name != "association"}
-  assert queries == {
+  assert {name: task.items[0].choices for name, task in tasks.items()} == {
     "mr": (" negative", " positive"), "cr": (" negative", " positive"), "subj": (" objective", " subjective"),
     "poem_sentiment": (" negative", " no impact", " positive", " mixed"),
   }  # fmt: skip
