@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from lm_jax.strict import ConfigError
 
@@ -78,6 +77,8 @@ def whole(tree: Any) -> Any:
   """Returns arrays that every process has whole; where there is one process, they are as they were."""
   if jax.process_count() == 1:
     return tree
+  from jax.experimental import multihost_utils
+
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
