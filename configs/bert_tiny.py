@@ -1,4 +1,4 @@
-"""A tiny BERT: masked language modeling and next-sentence prediction on 22 books, with WordPiece trained on them.
+"""A tiny BERT: masked language modeling and next-sentence prediction on 22 books, with their own WordPiece.
 
 lm-jax train --config=configs/bert_tiny.py --workdir=runs/bert_tiny
 """

@@ -8,7 +8,7 @@ It trains configs/bert_tiny.py first. The control, the same model untrained:
     lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls_random \\
       --config.checkpoint=runs/mr_cls/pretraining --config.initial=random
 
-The data is data/tasks/mr in $LM_JAX_SHARED (default: ../shared). Cost on 2 cores: see README, after pretraining.
+The data is data/tasks/mr in $LM_JAX_SHARED (default: ../shared).
 """
 
 import runpy
