@@ -1,6 +1,9 @@
-"""A tiny BERT: masked language modeling and next-sentence prediction on 22 books, with their own WordPiece.
+"""BERT in small, on 20 public-domain books: masked tokens and next sentences.
 
-lm-jax train --config=configs/bert_tiny.py --workdir=runs/bert_tiny
+    lm-jax train --config=configs/bert_tiny.py --workdir=runs/bert_tiny
+
+The corpus is a folder `classics` in $LM_JAX_SHARED/data/corpora (default: ../shared); any other text does:
+--config.task.corpus=FILE_OR_FOLDER.
 """
 
 import ml_collections
@@ -10,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       "study": "bert_tiny",
+      "family": "encoder",
       "task": {
         "name": "text",
         "corpus": ["classics"],
@@ -18,8 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
         "context_length": 128,
       },
       "model": {"preset": "bert", "d_model": 128, "num_layers": 2, "num_heads": 2},
-      "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100},
-      "train": {"num_steps": 2000, "batch_size": 32},
-      "eval": {"num_examples": 256, "batch_size": 64},
+      "optimizer": {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 200},
+      "train": {"num_steps": 3000, "batch_size": 32},
+      "eval": {"num_examples": 512, "batch_size": 64},
+      "runtime": {"steps_per_dispatch": 25, "log_every": 100, "checkpoint_every": 500},
     }
   )

@@ -1,6 +1,5 @@
 """Few-shot evaluation on a fixed set: what a model scores after k demonstrations, for every k."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,29 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax import environment, metrics, strict
+from lm_jax import environment, metrics, strict, text_scores
 from lm_jax.config import Config
 from lm_jax.data.evaluation_sets import materialize
 from lm_jax.model import Transformer, take_positions
 from lm_jax.parallel import Engine
+from lm_jax.scores import Score
 from lm_jax.state import TrainState
 from lm_jax.tasks.base import Batch, Task
 
 WINDOW = "window"  # prompt_id of the summary over a task's last shots
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """One aggregated value, the part of a Record that evaluation knows; fields as there."""
-
-  metric: str
-  value: float
-  stderr: float | None
-  n_items: int
-  n_shots: int | None = None
-  prompt_id: str | None = None
-  chance: float | None = None
-  task: str | None = None  # where it is another than the run's
 
 
 def evaluation_batch(config: Config, task: Task) -> Batch:
@@ -41,8 +27,7 @@ def evaluation_batch(config: Config, task: Task) -> Batch:
   name = f"{config.task.name}_{strict.digest(identity)}"
 
   def draw() -> dict[str, np.ndarray]:
-    key = jax.random.key(e.seed)
-    batch = jax.jit(task.sample, static_argnums=(1, 3))(key, e.num_examples, task.arrays, "test")
+    batch = task.evaluation(e.num_examples, e.seed)
     return {field: np.asarray(value) for field, value in vars(batch).items() if value is not None}
 
   return Batch(**materialize(name, draw, environment.cache_dir() / "evaluation_sets"))
@@ -54,7 +39,10 @@ class Evaluator:
   def __init__(self, config: Config, task: Task, engine: Engine):
     batch = evaluation_batch(config, task)
     self._task, self._engine = task, engine
-    self._counted = batch.weights[:, config.task.label_positions] > 0
+    if batch.positions is None:
+      self._counted = batch.weights[:, config.task.label_positions] > 0
+    else:
+      self._counted = np.take_along_axis(batch.weights, batch.positions, 1) > 0
     size = min(config.eval.batch_size, config.eval.num_examples)
     self._batches = engine.put_batches(
       jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
@@ -69,17 +57,21 @@ class Evaluator:
   def __call__(self, s: TrainState) -> list[list[Score]]:
     """Returns the scores of every member."""
     scores = self._engine.by_member(self._score_tokens(s, self._batches))
+    means = text_scores.aggregate if self._task.shots is None else aggregate
     return [
-      # A position that does not count is missing, and stays so through every mean.
-      aggregate({
-        name: np.where(self._counted, value[member].reshape(self._counted.shape), np.nan)
-        for name, value in scores.items()
-      }, self._task)
+      means({name: self._items(name, value[member]) for name, value in scores.items()}, self._task)
       for member in range(self._engine.num_members)
     ]  # fmt: skip
 
+  def _items(self, name: str, value: np.ndarray) -> np.ndarray:
+    """Returns scores of batches by item; a position that does not count is missing, NaN, in every mean."""
+    value = value.reshape(len(self._counted), -1)
+    return value if name in text_scores.NEXT_SENTENCE else np.where(self._counted, value, np.nan)
+
 
 def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+  if task.shots is None:
+    return text_scores.make_score_batch(config)
   model, positions = Transformer(config.model), config.task.label_positions
 
   def score_batch(params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -97,8 +89,6 @@ def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict
 
 def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
   """Turns token scores [N, P] (NaN where missing) into means with standard errors over the N items."""
-  if task.shots is None:
-    return _aggregate_text(per_token)
   per_token = dict(per_token)
   baseline = per_token.pop("baseline_kl", None)
   num_queries, A = len(task.shots), task.answer_length
@@ -122,16 +112,6 @@ def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
     value, stderr, n = metrics.mean_and_stderr(closer.astype(np.float64))
     scores.append(Score("beats_baseline", value, stderr, n, prompt_id=WINDOW))
   return scores
-
-
-def _aggregate_text(per_token: dict[str, np.ndarray]) -> list[Score]:
-  scores = [
-    Score(name, *metrics.mean_and_stderr(_nanmean(per_token[name], 1))) for name in ("nll", "accuracy")
-  ]
-  nll = scores[0]
-  # Tokens are bytes here; nats to bits.
-  bits = Score("bits_per_byte", nll.value / np.log(2), nll.stderr and nll.stderr / np.log(2), nll.n_items)
-  return [*scores, bits]
 
 
 def _scores(per_query: dict[str, np.ndarray], queries: np.ndarray, task: Task, **where) -> list[Score]:

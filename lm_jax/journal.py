@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 
-from lm_jax import evaluate, hosts, rundir, scaling, tasks
+from lm_jax import hosts, rundir, scaling, tasks
 from lm_jax.config import Config, cell_id
 from lm_jax.records import Record, append, provenance, truncate
 from lm_jax.rundir import RunDir
 from lm_jax.schedule import AnyOf, AtSteps, EveryN
+from lm_jax.scores import Score
 from lm_jax.task_configs import objective
 
 _STATUS_EVERY_S = 0.5
@@ -46,6 +47,7 @@ class Journal:
     self._speed = _Speed(config)
     if self._writes:
       run.write_task(_task_facts(task))
+      task.save_assets(run.path)
 
   # --- position -------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class Journal:
     self._unlogged = []
     self._append([self._record(at, "train", metric="loss", value=mean)])
 
-  def log_scores(self, at: int, scores: Sequence[evaluate.Score]) -> None:
+  def log_scores(self, at: int, scores: Sequence[Score]) -> None:
     self._append([self._record(at, "test", **_fields(score)) for score in scores])
 
   def _append(self, rows: Sequence[Record]) -> None:
@@ -153,7 +155,7 @@ class _Speed:
     return True
 
 
-def _fields(score: evaluate.Score) -> dict[str, Any]:
+def _fields(score: Score) -> dict[str, Any]:
   """Returns a score as fields of a record; the task only where it is another than the run's."""
   fields = dict(vars(score))
   return fields if score.task else {name: fields[name] for name in fields if name != "task"}

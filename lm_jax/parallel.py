@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm_jax import hosts, sharding, state, step
 from lm_jax.config import Config
+from lm_jax.feed import Feed
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch, Task
@@ -72,6 +73,30 @@ class Layout:
     def place(x: Any) -> jax.Array:
       host = np.asarray(x)
       return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+    return jax.tree.map(place, tree)
+
+  def own_rows(self, batch_size: int) -> slice:
+    """Returns the sequences of a batch that this process's devices need."""
+    where = self.over_batch(0, batch_size) if self.kind == "mesh" else None
+    if where is None:
+      return slice(0, batch_size)
+    by_device = where.addressable_devices_indices_map((batch_size,))
+    bounds = [index[0].indices(batch_size)[:2] for index in by_device.values()]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+  def put_rows(self, tree: Any, where: NamedSharding | None, batch_size: int) -> Any:
+    """Places arrays [K, rows, ...] that hold `own_rows` of a batch, as [K, batch_size, ...]."""
+    if where is None:
+      return tree
+    own = self.own_rows(batch_size)
+
+    def place(x: np.ndarray) -> jax.Array:
+      def part(index: tuple) -> np.ndarray:
+        start, stop, _ = index[1].indices(batch_size)
+        return x[index[0], start - own.start : stop - own.start]
+
+      return jax.make_array_from_callback((x.shape[0], batch_size, *x.shape[2:]), where, part)
 
     return jax.tree.map(place, tree)
 
@@ -161,8 +186,8 @@ class Engine(Protocol):
     """Returns the state before the first step."""
     ...
 
-  def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
-    """Dispatches up to steps_per_dispatch steps; the state given is used up."""
+  def run(self, s: TrainState, first: int, num_steps: int) -> tuple[TrainState, step.Metrics]:
+    """Dispatches up to steps_per_dispatch steps after `first` of them; the state given is used up."""
     ...
 
   def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
@@ -205,6 +230,8 @@ class Solo:
     if layout.mesh is not None:
       self.shardings = layout.state_shardings(jax.eval_shape(lambda: state.init_state(config)))
     self._arrays = layout.put(task.arrays, layout.whole)
+    self._task, self._config = task, config
+    self._feed: Feed | None = None
 
     def init(*inputs: Any) -> TrainState:
       return state.init_from(config, *inputs)
@@ -219,10 +246,23 @@ class Solo:
 
   def start(self, configs: Sequence[Config]) -> TrainState:
     (config,) = configs
+    self._feed = self._make_feed(config)
     return self._init(*state.inputs(config))
 
-  def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
-    return self._run(s, self._arrays, np.int32(num_steps))
+  def run(self, s: TrainState, first: int, num_steps: int) -> tuple[TrainState, step.Metrics]:
+    fed = () if self._feed is None else self._put_fed(self._feed.take(first, num_steps))
+    return self._run(s, fed, self._arrays, np.int32(num_steps))
+
+  def _make_feed(self, config: Config) -> Feed | None:
+    size, rows = config.train.batch_size, self.layout.own_rows(config.train.batch_size)
+    if not self._task.is_fed:
+      return None
+    return Feed(self._task, state.data_seed(config), size, rows, config.runtime.steps_per_dispatch)
+
+  def _put_fed(self, fed: Batch) -> Batch:
+    size = self._config.train.batch_size
+    where = self.layout.over_batch(1, size) if self.layout.kind == "mesh" else self.layout.whole
+    return self.layout.put_rows(fed, where, size)
 
   def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
     (config,) = configs
@@ -233,7 +273,10 @@ class Solo:
       s = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), s, self.shardings
       )
-    return self._run.lower(s, self._arrays, np.int32(1)).compile()
+    fed = ()
+    if (feed := self._make_feed(config)) is not None:
+      fed = self._put_fed(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), feed.shapes()))
+    return self._run.lower(s, fed, self._arrays, np.int32(1)).compile()
 
   def program(self, function: Callable) -> Callable:
     return jax.jit(self.layout.traced(function), out_shardings=self.layout.whole)
@@ -273,7 +316,7 @@ class _Pmapped:
     run = step.make_run_steps(config, task, share)
     # The state is one value that all devices hold, not a stack of copies; something must be mapped.
     self._pmap = jax.pmap(
-      lambda _, *args: run(*args), axis, in_axes=(0, None, None, None), out_axes=None,
+      lambda _, *args: run(*args), axis, in_axes=(0, None, None, None, None), out_axes=None,
       devices=list(layout.mesh.devices.flat), donate_argnums=1,
     )  # fmt: skip
     self._mapped = np.arange(count)

@@ -15,6 +15,7 @@ import numpy as np
 from lm_jax import config as configs
 from lm_jax import hosts, state, step, strict
 from lm_jax.config import Config
+from lm_jax.feed import Feed
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch, Task
@@ -33,23 +34,36 @@ class Population:
     available = hosts.all_devices(config.parallel.num_devices)
     self._devices = available[: self.num_members] if config.parallel.kind != "single" else available[:1]
     self._side_by_side = self._devices[0].platform != "cpu" if side_by_side is None else side_by_side
-    self._arrays = task.arrays
-    self._init = self._mapped(lambda args: state.init_from(config, *args), 1)
-    self._run = self._mapped(step.make_run_steps(config, task), 3, donate_argnums=0)
+    self._arrays, self._task = task.arrays, task
+    self._feeds: list[Feed] = []
+    self._init = self._mapped(lambda args: state.init_from(config, *args), 1, 0)
+    self._run = self._mapped(step.make_run_steps(config, task), 2, 2, donate_argnums=0)
 
   def start(self, configs: Sequence[Config]) -> TrainState:
+    self._feeds = self._make_feeds(configs)
     return self._init(self.join([state.inputs(c) for c in configs]))
 
-  def run(self, s: TrainState, num_steps: int) -> tuple[TrainState, step.Metrics]:
-    return self._run(s, self._arrays, np.int32(num_steps))
+  def run(self, s: TrainState, first: int, num_steps: int) -> tuple[TrainState, step.Metrics]:
+    fed = self.join([feed.take(first, num_steps) for feed in self._feeds]) if self._feeds else ()
+    return self._run(s, fed, self._arrays, np.int32(num_steps))
+
+  def _make_feeds(self, configs: Sequence[Config]) -> list[Feed]:
+    if not self._task.is_fed:
+      return []
+    size, most = configs[0].train.batch_size, configs[0].runtime.steps_per_dispatch
+    return [Feed(self._task, state.data_seed(c), size, slice(0, size), most) for c in configs]
 
   def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
     inputs = self.join([state.inputs(c) for c in configs])
     self._init.lower(inputs).compile()
-    return self._run.lower(jax.eval_shape(self._init, inputs), self._arrays, np.int32(1)).compile()
+    fed: Any = ()
+    if feeds := self._make_feeds(configs):
+      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), feeds[0].shapes())
+      fed = self.join([zeros] * len(configs))
+    return self._run.lower(jax.eval_shape(self._init, inputs), fed, self._arrays, np.int32(1)).compile()
 
   def program(self, function: Callable) -> Callable:
-    return self._mapped(function, 2)
+    return self._mapped(function, 1, 1)
 
   def by_member(self, tree: Any) -> Any:
     def flat(x: Any) -> np.ndarray:
@@ -76,16 +90,17 @@ class Population:
     lead = (count, len(filled) // count) if count > 1 else (len(filled),)
     return jax.tree.map(lambda *xs: np.stack(xs).reshape(*lead, *np.shape(xs[0])), *filled)
 
-  def _mapped(self, function: Callable, num_args: int, **options: Any) -> Callable:
-    """Returns the function over members of its first argument; they share the others."""
+  def _mapped(self, function: Callable, num_mapped: int, num_shared: int, **options: Any) -> Callable:
+    """Returns the function over members of its first arguments; they share the others."""
 
-    def over_members(members: Any, *shared: Any) -> Any:
-      one = lambda member: function(member, *shared)  # noqa: E731
+    def over_members(*args: Any) -> Any:
+      members, shared = args[:num_mapped], args[num_mapped:]
+      one = lambda member: function(*member, *shared)  # noqa: E731
       return jax.vmap(one)(members) if self._side_by_side else jax.lax.map(one, members)
 
     if len(self._devices) == 1:
       return jax.jit(over_members, **options)
-    axes = (0,) + (None,) * (num_args - 1)
+    axes = (0,) * num_mapped + (None,) * num_shared
     return jax.pmap(over_members, in_axes=axes, devices=self._devices, **options)
 
 

@@ -202,6 +202,11 @@ def train_flops(config: Config, num_steps: int | None = None) -> float:
   return float(step_flops(config)) * (config.train.num_steps if num_steps is None else num_steps)
 
 
+def steps_for_flops(config: Config, flops: float) -> int:
+  """Returns how many updates come nearest to a number of matrix-product FLOPs; at least 1."""
+  return max(1, round(flops / step_flops(config)))
+
+
 def flops_6nd(config: Config, num_steps: int | None = None) -> float:
   """Returns 6 N D of `num_steps` updates (default: the whole run), for comparison with published laws.
 

@@ -44,10 +44,14 @@ def seed_key(seed: int) -> np.ndarray:
   return np.array([0, seed], np.uint32)
 
 
+def data_seed(config: Config) -> int:
+  """Returns the seed of the training data."""
+  return config.seed if config.data_seed is None else config.data_seed
+
+
 def inputs(config: Config) -> tuple[np.ndarray, np.ndarray, optimizer.Hyperparams]:
   """Returns what of a config is data to its program: key, data key, hyperparameters; all on the host."""
-  data_seed = config.seed if config.data_seed is None else config.data_seed
-  return seed_key(config.seed), seed_key(data_seed), optimizer.hyperparams(config)
+  return seed_key(config.seed), seed_key(data_seed(config)), optimizer.hyperparams(config)
 
 
 def init_state(config: Config) -> TrainState:

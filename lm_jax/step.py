@@ -10,7 +10,7 @@ import optax
 
 from lm_jax import objectives, optimizer, sharding, state
 from lm_jax.config import Config
-from lm_jax.model import Transformer, take_positions
+from lm_jax.model import Transformer
 from lm_jax.state import TrainState
 from lm_jax.task_configs import loss_positions
 from lm_jax.tasks.base import Batch, Task
@@ -42,12 +42,12 @@ def make_loss(config: Config) -> Callable:
   model, positions = Transformer(config.model), loss_positions(config.task)
 
   def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    nll = model.apply(
-      {"params": params}, batch.tokens, label_positions=positions,
-      targets_BP=take_positions(batch.targets, positions),
-      deterministic=config.model.dropout == 0, rngs={"dropout": key},
-    )  # fmt: skip
-    return objectives.causal_lm_loss(nll, take_positions(batch.weights, positions))
+    dropout_key = None if config.model.dropout == 0 else key
+    nll = objectives.predict(model, params, batch, positions, nll=True, dropout_key=dropout_key)
+    weights = objectives.at_positions(batch.weights, batch, positions)
+    if batch.next_sentence is None:
+      return objectives.token_loss(nll, weights)
+    return objectives.token_and_next_sentence_loss(nll[0], weights, nll[1], batch.next_sentence)
 
   return loss
 
@@ -73,7 +73,7 @@ def make_train_step(
 
     # Every splits-th sequence, so that a batch split over devices stays where it is.
     parts = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), batch)
-    parts = jax.tree.map(lambda x: sharding.constrain(x, None, sharding.BATCH, None), parts)
+    parts = _over_batch(parts, 1)
     zeros = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     return jax.lax.scan(add, zeros, (parts, jax.random.split(key, splits)))[0]
 
@@ -92,23 +92,36 @@ def make_train_step(
   return train_step
 
 
+def _over_batch(batch: Batch, axis: int = 0) -> Batch:
+  """Says that an axis of a batch's arrays runs over its sequences."""
+  return jax.tree.map(
+    lambda x: sharding.constrain(
+      x, *[None] * axis, sharding.BATCH, *[None] * (x.ndim - axis - 1)
+    ), batch,
+  )  # fmt: skip
+
+
 def make_run_steps(
   config: Config, task: Task, share: Share = Share()
-) -> Callable[[TrainState, Any, jax.Array], Any]:
-  """Returns run(state, arrays, n) -> (state, metrics [K]): up to K = steps_per_dispatch steps.
+) -> Callable[[TrainState, Any, Any, jax.Array], Any]:
+  """Returns run(state, fed, arrays, n) -> (state, metrics [K]): up to K = steps_per_dispatch steps.
 
   `n` is data: a dispatch of any length runs the same compiled loop body, so that where dispatches
   begin and end (logging, evaluation, a resume) cannot change a single bit, nor cost a compilation.
-  Rows of the metrics from n on are NaN. The batch is a pure function of (seed, step).
+  Rows of the metrics from n on are NaN. The batch is a pure function of (seed, step): drawn here from the
+  task's `arrays`, or, of a fed task, the i-th of `fed`, a Batch of arrays [K, ...]; else `()`.
   """
   train_step, size = make_train_step(config, share), config.runtime.steps_per_dispatch
 
-  def run(s: TrainState, arrays: Any, n: jax.Array) -> tuple[TrainState, Metrics]:
+  def batch_of(s: TrainState, i: jax.Array, fed: Any, arrays: Any) -> Batch:
+    if task.is_fed:
+      return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), fed)
+    return task.sample(state.stream(s.data_key, state.DATA, s.step), config.train.batch_size, arrays)
+
+  def run(s: TrainState, fed: Any, arrays: Any, n: jax.Array) -> tuple[TrainState, Metrics]:
     def body(i: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
       s, rows = carry
-      key = state.stream(s.data_key, state.DATA, s.step)
-      batch = share.own(task.sample(key, config.train.batch_size, arrays))
-      batch = jax.tree.map(lambda x: sharding.constrain(x, sharding.BATCH, None), batch)
+      batch = _over_batch(share.own(batch_of(s, i, fed, arrays)))
       s, metrics = train_step(s, batch)
       return s, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 

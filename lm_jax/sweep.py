@@ -44,17 +44,32 @@ def zipped(*lists: list[Overrides]) -> list[Overrides]:
   return [_merge(*together) for together in zip(*lists, strict=True)]
 
 
-def arguments(text: str, **defaults: int) -> dict[str, int]:
-  """Parses the argument of `FILE:seeds=3,steps=100` against integer defaults."""
-  values = dict(defaults)
+def arguments(text: str, **defaults: int | bool | str) -> dict[str, Any]:
+  """Parses the argument of `FILE:seeds=3,smoke,corpus=NAME` against defaults, which give the types.
+
+  A whole number must be above 0; naming a switch sets it.
+  """
+  values: dict[str, Any] = dict(defaults)
   for part in filter(None, text.split(",")):
     name, equals, value = part.partition("=")
     if name not in defaults:
       raise ConfigError(f"--config argument {part!r}: unknown{nearest(name, defaults)}")
-    if not equals or not value.isdecimal() or int(value) < 1:
-      raise ConfigError(f"--config argument {part!r}: must be {name}=N with a whole number N above 0")
-    values[name] = int(value)
+    values[name] = _argument(part, name, equals, value, defaults[name])
   return values
+
+
+def _argument(part: str, name: str, equals: str, value: str, default: int | bool | str) -> Any:
+  if isinstance(default, bool):
+    if equals:
+      raise ConfigError(f"--config argument {part!r}: must be {name}, without a value")
+    return True
+  if isinstance(default, str):
+    if not value:
+      raise ConfigError(f"--config argument {part!r}: must be {name}=VALUE")
+    return value
+  if not equals or not value.isdecimal() or int(value) < 1:
+    raise ConfigError(f"--config argument {part!r}: must be {name}=N with a whole number N above 0")
+  return int(value)
 
 
 def _merge(*overrides: Overrides) -> Overrides:

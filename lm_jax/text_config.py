@@ -160,10 +160,11 @@ def resolve(t: Text) -> Text:
   require(t.context_length >= 8, f"{path}.context_length", t.context_length, "at least 8")
   require(0 < t.mask_rate < 1, f"{path}.mask_rate", t.mask_rate, "in (0, 1)")
   require(t.mean_span >= 1, f"{path}.mean_span", t.mean_span, "at least 1")
-  require(t.objective != "masked_lm_nsp" or t.packing == "stream", f"{path}.packing", t.packing,
-          "stream for objective=masked_lm_nsp, whose sequences are pairs of sentences")  # fmt: skip
-  require(t.objective != "span_corruption" or t.packing == "stream", f"{path}.packing", t.packing,
-          "stream for objective=span_corruption")  # fmt: skip
+  lays_out_itself = t.objective in ("masked_lm_nsp", "span_corruption")
+  for name, only in (("packing", "stream"), ("attend_across", True)):
+    value = getattr(t, name)
+    require(not lays_out_itself or value == only, f"{path}.{name}", value,
+            f"{str(only).lower()} for objective={t.objective}")  # fmt: skip
   require(not t.whole_words or t.is_masked, f"{path}.whole_words", t.whole_words,
           f"false for objective={t.objective}")  # fmt: skip
   return dataclasses.replace(t, tokenizer=resolve_tokenizer(t.tokenizer))

@@ -149,14 +149,6 @@ def test_chance_of_exact_match_is_that_of_the_items_that_ask():
   assert score.chance == pytest.approx((0.5 + 0.25) / 2)
 
 
-def test_text_has_bits_per_byte():
-  nll = np.array([[0.5, 1.5], [1.0, 2.0]])
-  scores = by_key(evaluate.aggregate({"nll": nll, "accuracy": nll * 0}, Shape(None)))
-  assert scores["nll", None, None].value == 1.25
-  assert scores["bits_per_byte", None, None].value == pytest.approx(1.25 / math.log(2))
-  assert scores["bits_per_byte", None, None].stderr == pytest.approx(0.25 / math.log(2))
-
-
 # --- models of known ability ----------------------------------------------------------------------
 
 TASKS = {

@@ -16,8 +16,8 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
-    "presets", "records", "rundir", "scaling", "schedule", "startup", "strict", "task_configs", "text_config",
-    "tokenizers",
+    "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
+    "text_config", "tokenizers",
   ),
   1: ("data",),
   2: (
@@ -25,10 +25,10 @@ LEVELS = {
     "tasks",
   ),
   3: (
-    "checkpoint", "classifier", "finetune_programs", "generate", "hosts", "interop", "parallel",
+    "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop", "parallel",
     "population", "pretrained", "scorer", "state", "step",
   ),
-  4: ("bench", "evaluate", "finetune", "journal", "loop", "programs", "writers"),
+  4: ("bench", "evaluate", "few_shot", "finetune", "journal", "loop", "programs", "text_scores", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),
   7: ("__main__", "cli"),

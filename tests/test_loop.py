@@ -145,7 +145,7 @@ def test_where_dispatches_end_does_not_change_a_bit(plain, size):
   )
   s = jax.jit(lambda: state.init_state(config))()
   for start in range(0, 60, size):
-    s, _ = run_steps(s, (), jnp.int32(min(size, 60 - start)))
+    s, _ = run_steps(s, (), (), jnp.int32(min(size, 60 - start)))
   assert_equal_bits(s, restored(config, directory))
 
 
@@ -165,7 +165,7 @@ def test_a_saved_state_is_not_overwritten_by_the_steps_after_it(plain, tmp_path)
   run_steps = jax.jit(step.make_run_steps(config, tasks.make_task(config.task)))
   s = jax.jit(lambda: state.init_state(config))()
   for at in range(2, 61, 2):
-    s, _ = run_steps(s, (), jnp.int32(2))
+    s, _ = run_steps(s, (), (), jnp.int32(2))
     if at % 20 == 2:
       assert_equal_bits(restored(config, tmp_path, at), s)
 
@@ -177,7 +177,7 @@ def test_hyperparameters_that_vary_within_a_sweep_are_data_to_one_program():
     config = configs.from_mapping(merged(RUN, **groups))
     s = jax.eval_shape(lambda: state.init_state(config))
     run = step.make_run_steps(config, tasks.make_task(config.task))
-    return jax.jit(run).lower(s, (), jnp.int32(1)).as_text()
+    return jax.jit(run).lower(s, (), (), jnp.int32(1)).as_text()
 
   base = program()
   assert program(optimizer={"learning_rate": 1e-4, "weight_decay": 0.5, "warmup_steps": 3}) == base
@@ -230,8 +230,8 @@ def test_the_last_good_checkpoint_gives_a_finite_loss(tmp_path, monkeypatch):
   def poisoned(*args):
     run = make(*args)
 
-    def run_and_spoil(s, arrays, n):
-      s, metrics = run(s, arrays, n)
+    def run_and_spoil(s, fed, arrays, n):
+      s, metrics = run(s, fed, arrays, n)
       # Update 15 goes wrong: its own loss is still fine, and that of step 16 is not.
       spoil = jnp.where(s.step >= 15, jnp.nan, 0)
       return s.replace(params=jax.tree.map(lambda p: p + spoil, s.params)), metrics

@@ -161,7 +161,7 @@ def test_training_reduces_the_loss(name):
     | {"task": {"name": "noisy_majority", "num_symbols": 3, "length": 8}}
   )
   run_steps = jax.jit(step.make_run_steps(config, tasks.make_task(config.task)))
-  s, metrics = run_steps(jax.jit(lambda: state.init_state(config))(), (), jnp.int32(60))
+  s, metrics = run_steps(jax.jit(lambda: state.init_state(config))(), (), (), jnp.int32(60))
   losses = np.asarray(metrics["loss"])
   assert np.isfinite(losses).all()
   assert losses[-10:].mean() < losses[:5].mean() - 0.1

@@ -86,8 +86,8 @@ def test_a_replica_equals_its_solo_run(solo, tmp_path, num_devices):
 def test_side_by_side_as_on_an_accelerator_is_the_same(solo):
   engine = population.Population(CONFIGS, tasks.make_task(CONFIGS[0].task), side_by_side=True)
   s = engine.start(CONFIGS)
-  for _ in range(NUM_STEPS // 5):
-    s, _metrics = engine.run(s, 5)
+  for i in range(NUM_STEPS // 5):
+    s, _metrics = engine.run(s, 5 * i, 5)
   for config, folder, one in zip(CONFIGS, solo, engine.split(s), strict=True):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), one, final_state(config, folder)
@@ -226,7 +226,7 @@ def test_what_was_prepared_is_not_compiled_again():
   assert compiled
   compiled.clear()
   _, engine = programs.make(prepared)
-  _state, metrics = engine.run(engine.start(prepared), 2)
+  _state, metrics = engine.run(engine.start(prepared), 0, 2)
   assert np.isfinite(engine.by_member(metrics)["loss"][:, :2]).all()
   assert not compiled
 

@@ -125,7 +125,7 @@ def test_a_bfloat16_model_learns_with_float32_parameters():
   config = configs.from_mapping({"model": {"dtype": "bfloat16"}, "optimizer": {"warmup_steps": 5}})
   task = tasks.make_task(config.task)
   before = jax.jit(lambda: state.init_state(config))()
-  after, metrics = jax.jit(step.make_run_steps(config, task))(before, task.arrays, jnp.int32(30))
+  after, metrics = jax.jit(step.make_run_steps(config, task))(before, (), task.arrays, jnp.int32(30))
   assert metrics["loss"][29] < 0.8 * metrics["loss"][0]
   assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, before)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(after.params)} == {"float32"}

@@ -68,6 +68,10 @@ def test_combinators_leave_their_arguments_alone():
 def test_arguments_of_a_config_file():
   assert sweep.arguments("", seeds=1, steps=10) == {"seeds": 1, "steps": 10}
   assert sweep.arguments("steps=5,seeds=3", seeds=1, steps=10) == {"seeds": 3, "steps": 5}
+  assert sweep.arguments("smoke,corpus=a/b", smoke=False, corpus="") == {"smoke": True, "corpus": "a/b"}
+  for wrong in ("steps", "steps=x", "steps=0", "smoke=1", "corpus", "corpse=a"):
+    with pytest.raises(ConfigError, match=f"--config argument '{wrong}': (must be|unknown)"):
+      sweep.arguments(wrong, steps=1, smoke=False, corpus="")
 
 
 def test_cells_are_addressed_by_content():

@@ -5,14 +5,13 @@ dataset named after their content, and decoded again; anybody's TFDS can read th
 kept beside the dataset as plain arrays, which later runs read in a hundredth of the time.
 """
 
-import contextlib
-import fcntl
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from lm_jax.data.locks import UNFINISHED, locked, remove_leftovers
 
 
 def materialize(
@@ -37,39 +36,22 @@ def materialize(
   decoded = folder / "decoded.npz"
   if not decoded.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock"):
       if not decoded.exists():
         _make(folder, arrays_fn, decoded)
   with np.load(decoded, allow_pickle=False) as arrays:
     return dict(arrays)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-  """Holds an exclusive lock on `path`; the system releases it when the process dies, however it dies."""
-  with path.open("w") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
 def _make(folder: Path, arrays_fn: Callable[[], dict[str, np.ndarray]], decoded: Path) -> None:
   """Writes the dataset if it is not there, and what is read from it. Call with the lock held."""
   from lm_jax.data import tfds_files
 
-  _remove_leftovers(folder)
+  remove_leftovers(folder)
   path = folder / tfds_files.VERSION
   if not path.is_dir():
     tfds_files.write(folder.name, arrays_fn(), folder.parent)
-  unfinished = folder / f"incomplete.{decoded.name}"
+  unfinished = folder / f"{UNFINISHED}{decoded.name}"
   with unfinished.open("wb") as file:
     np.savez(file, **tfds_files.read(path))
   unfinished.replace(decoded)
-
-
-def _remove_leftovers(folder: Path) -> None:
-  """Deletes what killed writers left. Call with the lock held, so that no writer is at work."""
-  for leftover in folder.glob("incomplete.*"):
-    if leftover.is_dir():
-      shutil.rmtree(leftover)
-    else:
-      leftover.unlink()

@@ -59,21 +59,21 @@ def write(name: str, arrays: dict[str, np.ndarray], directory: Path) -> None:
   # The folders are for downloads; there are none, and TFDS would leave empty ones beside the datasets.
   path = directory / name
   config = tfds.download.DownloadConfig(try_download_gcs=False, extract_dir=path)
-  with _silent_tfds():
+  with silent_tfds():
     builder = _EvaluationSet(name, arrays, directory)
     builder.download_and_prepare(download_dir=path, download_config=config)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
   """Returns the arrays of the dataset in `path` (DIRECTORY/NAME/VERSION)."""
-  with _silent_tfds():
+  with silent_tfds():
     source = tfds.builder_from_directory(path).as_data_source(split=_SPLIT)
   examples = [source[i] for i in range(len(source))]
   return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
 @contextlib.contextmanager
-def _silent_tfds() -> Iterator[None]:
+def silent_tfds() -> Iterator[None]:
   """Keeps progress bars off stderr and TFDS's prints off stdout, which may be a JSON object of ours."""
   active = tfds.core.utils.tqdm_utils._active
   tfds.disable_progress_bar()

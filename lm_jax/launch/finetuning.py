@@ -150,7 +150,7 @@ class _Progress:
 
 
 def classify(workdir: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
-  """Returns label and probability of each class for every text; raises ConfigError for an empty one."""
+  """Returns the label and the probability of each class for every text; ConfigError for an empty one."""
   for text in texts:
     if not text.strip():
       raise ConfigError("--text='': is empty")

@@ -7,7 +7,7 @@ from pathlib import Path
 from lm_jax import environment, hosts, loop, records, rundir, startup
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
-from lm_jax.launch.study import is_done
+from lm_jax.launch.study import is_done, prepare_data
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
@@ -18,6 +18,8 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
     raise ConfigError(f"--workdir={workdir}: holds a sweep; choose another workdir")
   cell = Cell(cell_id(config), config, {})
   was_done = is_done(workdir)
+  if not was_done:
+    prepare_data([config], quiet=quiet)
   stop = loop.stop_on_signals()
   # Its modules are imported by now, and nothing was traced.
   clock = startup.Startup(startup.process_start())

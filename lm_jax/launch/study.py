@@ -8,16 +8,18 @@ import importlib.metadata
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_jax import records, rundir
-from lm_jax.config import cell_id
+from lm_jax.config import Config, cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
 from lm_jax.rundir import RunDir
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell, Sweep
+from lm_jax.text_config import Text
 
 _WATCH_EVERY_S = 5.0
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -30,6 +32,7 @@ def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False)
   missing = [cell for cell in sweep.cells if not is_done(cell_dir(workdir, cell))]
   if not missing:
     return []
+  prepare_data([cell.config for cell in missing], quiet=quiet)
   with Progress(sweep.cells, lambda cell: cell_dir(workdir, cell), quiet=quiet) as progress:
     outcomes = launcher(missing, lambda cell: cell_dir(workdir, cell), progress.update)
   # What was in other hands may be done by now.
@@ -39,6 +42,18 @@ def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False)
     else (cell, state, error)
     for cell, state, error in outcomes
   ]
+
+
+def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
+  """Makes the data of text tasks once, before runs ask for it, where its progress can be seen."""
+  for task in dict.fromkeys(c.task for c in configs if isinstance(c.task, Text)):
+    from lm_jax.data import preparation  # its libraries take their time to import
+
+    preparation.prepare(task, quiet=quiet)
+  for name in dict.fromkeys(name for c in configs for name in c.eval.few_shot):
+    from lm_jax.data import few_shot_tasks
+
+    few_shot_tasks.make(name)  # a misspelt one is said now, not at the last step
 
 
 def cell_dir(workdir: Path, cell: Cell) -> Path:

@@ -24,4 +24,8 @@ TASKS: dict[type, type] = {
 
 def make_task(config: task_configs.TaskConfig) -> Task:
   """Returns the task whose geometry and parameters `config` gives."""
+  if isinstance(config, task_configs.Text):
+    from lm_jax.tasks.text import Text  # its libraries take their time to import
+
+    return Text(config)
   return TASKS[type(config)](config)

@@ -4,7 +4,8 @@ A task's geometry (vocabulary, sequence length, where labels stand) is in its co
 its sequences are drawn and what an ideal learner would score on them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import jax
@@ -59,7 +60,9 @@ class Task(Protocol):
       asks that all of them be right.
     arrays: device data that `sample` reads (a corpus), `()` for procedural tasks. Passed to `sample`
       as an argument so that a jitted program does not carry it as a constant.
-    data_digest: hash of `arrays`, "" where there are none.
+    data_digest: hash of the data, "" where there are none.
+    bytes_per_token: of causal language modeling, by which nats a token become bits a byte; else None.
+    is_fed: whether batches are made on the host (`batches`, `evaluation`) and not by `sample`.
   """
 
   config: TaskConfig
@@ -70,10 +73,28 @@ class Task(Protocol):
   window: int
   arrays: Any = ()
   data_digest: str = ""
+  bytes_per_token: float | None = None
+  is_fed: bool = False
 
   def sample(self, key: jax.Array, batch_size: int, arrays: Any = (), split: Split = "train") -> Batch:
     """Draws `batch_size` sequences; a pure function of its arguments."""
     ...
+
+  def batches(self, seed: int, batch_size: int, rows: slice, first: int) -> Iterator[Batch]:
+    """Yields rows of the batches of steps `first`, `first` + 1, ... as numpy, without end.
+
+    A pure function of its arguments; of a fed task.
+    """
+    raise NotImplementedError(f"{type(self).__name__} is not fed")
+
+  def evaluation(self, num_examples: int, seed: int) -> Batch:
+    """Returns sequences of the test split."""
+    key = jax.random.key(seed)
+    return jax.jit(self.sample, static_argnums=(1, 3))(key, num_examples, self.arrays, "test")
+
+  def save_assets(self, folder: Path) -> None:
+    """Writes what a trained model needs besides its parameters to be used, into the folder of a run."""
+    del folder
 
   def bayes_predict(self, batch: Batch) -> jax.Array | None:
     """Returns the exact posterior predictive over the choices, float32 [B, P, C], or None."""

@@ -21,6 +21,7 @@ class PythonStdlib(Task):
     self.shots = None
     self.answer_length = 1
     self.window = 1
+    self.bytes_per_token = 1.0
     self.arrays = {split: jnp.asarray(text) for split, text in python_stdlib.load().items()}
     self.data_digest = python_stdlib.digest()
 

@@ -1,0 +1,54 @@
+"""A ladder of language models on real text: the same Transformer, read on or filled in.
+
+    lm-jax sweep --config=configs/sweeps/text_ladder.py --workdir=runs/text_ladder
+    lm-jax sweep --config=configs/sweeps/text_ladder.py:smoke --workdir=runs/text_ladder_smoke
+    lm-jax sweep --config=configs/sweeps/text_ladder.py:corpus=python_stdlib --workdir=runs/stdlib_ladder
+
+Six widths of a decoder (causal LM) on 10 MB of public-domain books, and of an encoder (masked LM) that may
+spend as many FLOPs. Bits per byte and the in-context-learning score are the decoder's; few-shot accuracy is
+both's, an encoder's by pseudo-log-likelihood. The corpus `classics` is a folder in
+$LM_JAX_SHARED/data/corpora (default: ../shared).
+"""
+
+import ml_collections
+
+from lm_jax import config as configs
+from lm_jax import scaling, sweep
+
+WIDTHS, SMOKE_WIDTHS = (16, 32, 48, 64, 96, 128), (8, 12, 16, 24, 32, 48)
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+  n = sweep.arguments(argument, seeds=1, steps=1200, corpus="classics", smoke=False)
+  steps, widths = (40, SMOKE_WIDTHS) if n["smoke"] else (n["steps"], WIDTHS)
+  base = {
+    "task": {
+      "name": "text",
+      "corpus": [n["corpus"]],
+      "tokenizer": {"kind": "bpe", "vocab_size": 512 if n["smoke"] else 2048},
+      "context_length": 128,
+    },
+    # A learning rate that serves every width (experiments/003_learning_rate_transfer).
+    "model": {"parametrization": "mup", "base_d_model": 64, "base_head_dim": 32},
+    "optimizer": {"learning_rate": 8e-3, "weight_decay": 0.01, "warmup_steps": steps // 10},
+    "train": {"batch_size": 32},
+    "eval": {"num_examples": 256, "batch_size": 64, "few_shot": ["association", "mr"], "shots": [0, 1, 4]},
+    "runtime": {"steps_per_dispatch": 20, "log_every": 50, "checkpoint_every": 400},
+  }
+
+  def rung(d_model: int) -> list[sweep.Overrides]:
+    size = scaling.width_ladder(d_model, num_layers=3)
+    decoder = {"family": "causal LM", "model": size, "train": {"num_steps": steps}}
+    flops = scaling.train_flops(resolved(decoder))
+    encoder = {"family": "masked LM", "model": size | {"causal": False}, "task": {"objective": "masked_lm"}}
+    encoder["train"] = {"num_steps": scaling.steps_for_flops(resolved(encoder), flops)}
+    return sweep.chain(sweep.fixed(**decoder), sweep.fixed(**encoder))
+
+  def resolved(groups: dict) -> configs.Config:
+    names = base | groups
+    return configs.from_mapping(
+      {name: base.get(name, {}) | groups.get(name, {}) for name in names if name != "family"}
+    )
+
+  cells = sweep.product(sweep.axis("seed", range(n["seeds"])), sweep.chain(*map(rung, widths)))
+  return ml_collections.ConfigDict({"study": "text_ladder", "base": base, "cells": cells})

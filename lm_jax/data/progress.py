@@ -1,0 +1,53 @@
+"""How far a long preparation is, on stderr: a bar with the time left, or lines where there is no terminal."""
+
+import contextlib
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+_SHOWN_AFTER_S = 1.0
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress(contextlib.AbstractContextManager):
+  """Counts bytes of `total`. Nothing is shown of what is done within a second, nor if `quiet`."""
+
+  def __init__(self, what: str, total: int, *, quiet: bool):
+    self._what, self._total, self._done = what, total, 0
+    self._quiet = quiet
+    self._console = Console(stderr=True)
+    self._started = time.monotonic()
+    is_animated = self._console.is_terminal
+    self._next_shown = self._started + (_SHOWN_AFTER_S if is_animated else _PLAIN_EVERY_S)
+    self._bar = self._make_bar() if is_animated else None
+
+  def _make_bar(self) -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    speed = (TransferSpeedColumn(), TimeRemainingColumn(), TextColumn("left"))
+    bar = Bar(*columns, *speed, console=self._console, transient=True)
+    bar.add_task(self._what, total=self._total)
+    return bar
+
+  def __exit__(self, *_) -> None:
+    if self._bar:
+      self._bar.stop()
+
+  def advance(self, num_bytes: int) -> None:
+    self._done += num_bytes
+    now = time.monotonic()
+    if self._quiet or now < self._next_shown:
+      return
+    if self._bar:
+      self._bar.start()
+      self._bar.update(self._bar.task_ids[0], completed=self._done)
+      self._next_shown = now + 0.1
+    else:
+      self._next_shown = now + _PLAIN_EVERY_S
+      print(self._line(now - self._started), file=sys.stderr, flush=True)
+
+  def _line(self, elapsed_s: float) -> str:
+    left_s = elapsed_s * max(self._total - self._done, 0) / self._done
+    return f"{self._what}: {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, about {left_s:.0f} s left"
