@@ -8,8 +8,10 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tensorflow_datasets.text  # registers wikipedia, c4 and others of its kind
 
+from lm_jax import environment
 from lm_jax.data.corpus_files import row_document
 from lm_jax.data.hold_out import settle_splits
+from lm_jax.data.locks import locked
 from lm_jax.data.passages import SPLITS, Document
 from lm_jax.data.tfds_files import rows, silent_tfds
 from lm_jax.strict import ConfigError, did_you_mean, nearest
@@ -89,8 +91,11 @@ def _prepare(name: str, place: str) -> tfds.core.DatasetBuilder:
     raise ConfigError(f"{place}: TFDS knows no such dataset, and none is prepared{nearby}") from None
   except Exception as error:  # of any kind, for names that are not well-formed or have no such version
     raise ConfigError(f"{place}: {_line(error)}") from None
+  folder = environment.cache_dir() / "corpora"
+  folder.mkdir(parents=True, exist_ok=True)
   try:
-    builder.download_and_prepare(file_format="array_record")
+    with locked(folder / f"{builder.name}.lock"):  # TFDS has none
+      builder.download_and_prepare(file_format="array_record")
   except Exception as error:  # of any kind: a builder runs its own code, over the network
     reason = f"it is not prepared in {builder.data_dir}, and preparing it failed: {_line(error)}"
     raise ConfigError(f"{place}: {reason}") from None
