@@ -1,16 +1,52 @@
 """Checkpoints with Orbax: written in the background, and there whole or not at all."""
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from lm_jax.state import TrainState
 
 # Orbax reports every step of every save; a run's own progress is shown elsewhere.
 logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+def latest_step(directory: Path) -> int | None:
+  """Returns the last step saved, of a run that may be at work; nothing is written or cleaned up."""
+  steps = [int(path.name) for path in Path(directory).glob("*") if path.name.isdecimal()]
+  return max(steps, default=None)
+
+
+def read_params(directory: Path, step: int) -> Any:
+  """Returns the parameters saved at `step` as they were written, numpy; the rest of the state is not read."""
+  import orbax.checkpoint as ocp
+
+  path = Path(directory).absolute() / str(step) / "state"
+  with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+    saved = checkpointer.metadata(path).item_metadata.tree["params"]
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+    args = ocp.args.PyTreeRestore(
+      item={"params": like}, restore_args={"params": as_numpy}, partial_restore=True
+    )
+    return checkpointer.restore(path, args=args)["params"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax warns that a part of a checkpoint is not a whole one."""
+  logger = logging.getLogger("absl")
+  before = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
 
 
 class Checkpoints:

@@ -125,6 +125,7 @@ _FLAGS: dict[str, tuple[Callable, str, object]] = {
   "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
   "output": (flags.DEFINE_string, "file to append the results to, a JSON line each", None),
   "steps": (flags.DEFINE_integer, "steps to time", 20),
+  "text": (flags.DEFINE_multi_string, "text to classify; may be repeated (default: lines of stdin)", None),
   "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
   "flops_per_second": (
     flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
@@ -260,9 +261,13 @@ def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax import finetune_config
+  from lm_jax.analysis import finetuning
   from lm_jax.analysis import report as reporting
 
-  print(reporting.write(_existing(values)))
+  workdir = _existing(values)
+  tuned = finetune_config.is_finetuning(workdir)
+  print(finetuning.write(workdir) if tuned else reporting.write(workdir))
   return 0
 
 
@@ -284,6 +289,40 @@ def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     print(json.dumps(results[0] if len(results) == 1 else {"results": results}))
   else:
     print(benchmarks.table(results))
+  return 0
+
+
+def finetune(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
+  from lm_jax import config_file, hosts, records
+
+  config = config_file.load_finetuning(values.config, overrides)
+  from lm_jax.analysis import finetuning as reporting
+  from lm_jax.launch import finetuning
+
+  environment.enable_compilation_cache()
+  hosts.all_devices()
+  records.git_commit()  # before anything else can change the checkout
+  workdir = _workdir(values)
+  code = finetuning.run(config, workdir, quiet=values.quiet)
+  if code == 0:
+    folder = reporting.write(workdir)
+    print(reporting.format_table(workdir))
+    print(f"report: {folder}")
+  return code
+
+
+def classify(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax.launch import finetuning
+
+  environment.enable_compilation_cache()
+  workdir = _existing(values)
+  texts = values.text or finetuning.read_lines(sys.stdin)
+  results = finetuning.classify(workdir, texts)
+  if values.json:
+    print(json.dumps({"results": results}))
+  else:
+    for result in results:
+      print(finetuning.classified_line(result, with_text=len(results) > 1))
   return 0
 
 
@@ -323,6 +362,14 @@ COMMANDS = {
   "sweep": Command(
     sweep, "train what is missing of a family, then report",
     ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
+  ),
+  "finetune": Command(
+    finetune, "classifiers from a pretrained model on k examples a class: full, LoRA, head; then report",
+    ("config", "workdir", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
+  ),
+  "classify": Command(
+    classify, "label and probabilities of texts, by the best classifier of lm-jax finetune",
+    ("workdir", "text", "json"), _WORKDIR,
   ),
   "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
   "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),

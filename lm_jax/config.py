@@ -151,6 +151,11 @@ def _check_training(c: Config) -> None:
     rt, "config.runtime",
     ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints", "population"),
   )  # fmt: skip
+  allowed = isinstance(c.task, Text) and c.task.objective != "span_corruption"
+  require(allowed or not ev.few_shot, "config.eval.few_shot", list(ev.few_shot),
+          "empty for a task that is no language modeling of text from its beginning")  # fmt: skip
+  require(all(k >= 0 for k in ev.shots), "config.eval.shots", list(ev.shots), "0 or greater")
+  require_positive(ev, "config.eval", ("few_shot_examples",))
   _check_parallel(c)
 
 

@@ -1,4 +1,4 @@
-"""From `--config=FILE[:arg] --config.path.to.field=value` to a resolved Config or Sweep."""
+"""From `--config=FILE[:arg] --config.path.to.field=value` to a resolved Config, Sweep or FinetuneConfig."""
 
 import contextlib
 import importlib.util
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax import strict, sweep
+from lm_jax import finetune_config, strict, sweep
 from lm_jax.config import Config
+from lm_jax.finetune_config import FinetuneConfig
 from lm_jax.strict import ConfigError, did_you_mean
 from lm_jax.sweep import Sweep
 
@@ -24,16 +25,33 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config | Sweep
     spec: path of a Python file with `get_config()`; `FILE:arg` calls `get_config("arg")`.
     overrides: (dotted field, text) pairs. On a sweep they change the base that all cells start from.
   """
-  # A config file that prints must not spoil a JSON object on stdout.
-  with contextlib.redirect_stdout(sys.stderr):
-    tree = _plain(_call(spec))
-  # A name decides which fields there are, so it comes before them whatever the order given.
-  overrides = sorted(overrides, key=lambda override: not override[0].endswith(".name"))
+  tree = _read(spec)
   if "cells" in tree:
-    return sweep.from_tree(tree, overrides)
-  for dotted, text in overrides:
+    return sweep.from_tree(tree, _names_first(overrides))
+  for dotted, text in _names_first(overrides):
     strict.set_path(Config, tree, dotted, text, text=True)
   return configs.from_mapping(tree)
+
+
+def load_finetuning(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> FinetuneConfig:
+  """`load` of a config of lm-jax finetune."""
+  tree = _read(spec)
+  if "cells" in tree or "task" in tree:
+    raise ConfigError(f"--config={spec}: is a run or a sweep, and not fine-tuning of a pretrained model")
+  for dotted, text in _names_first(overrides):
+    strict.set_path(FinetuneConfig, tree, dotted, text, text=True)
+  return finetune_config.from_mapping(tree)
+
+
+def _read(spec: str) -> dict[str, Any]:
+  # A config file that prints must not spoil a JSON object on stdout.
+  with contextlib.redirect_stdout(sys.stderr):
+    return _plain(_call(spec))
+
+
+def _names_first(overrides: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+  """A name decides which fields there are, so it comes before them whatever the order given."""
+  return sorted(overrides, key=lambda override: not override[0].endswith(".name"))
 
 
 def _call(spec: str) -> Any:

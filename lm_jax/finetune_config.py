@@ -16,6 +16,8 @@ from lm_jax import config as configs
 from lm_jax import strict
 from lm_jax.config import Config
 from lm_jax.strict import ConfigError, choose, require, require_positive
+from lm_jax.task_configs import PythonStdlib
+from lm_jax.text_config import Text
 
 # What is trained, and what of it a record's objective says.
 METHODS = {
@@ -23,6 +25,8 @@ METHODS = {
   "lora": "low-rank changes of some kernels, and the head",
   "head": "the head alone: pooler and output of a classifier",
 }
+# Tasks whose models read text.
+TEXT_TASKS = (Text, PythonStdlib)
 # Kernels of a block that LoRA may change.
 TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 
@@ -113,7 +117,7 @@ def resolve(c: FinetuneConfig) -> FinetuneConfig:
   missing = {name: value for name, value in known.items() if getattr(c.data, name) is None}
   c = dataclasses.replace(c, data=dataclasses.replace(c.data, **missing))
   if c.checkpoint is None:
-    c = dataclasses.replace(c, pretraining=_resolve_pretraining(c.pretraining))
+    c = dataclasses.replace(c, pretraining=_resolve_pretraining(c))
   require_positive(c, "config", ("draws", "max_steps", "batch_size", "eval_every", "patience"))
   require_positive(c.data, "config.data", ("num_dev", "num_test"))
   require(c.max_length >= 4, "config.max_length", c.max_length, "at least 4")
@@ -132,11 +136,16 @@ def resolve(c: FinetuneConfig) -> FinetuneConfig:
   return c
 
 
-def _resolve_pretraining(pretraining: Config) -> Config:
+def _resolve_pretraining(c: FinetuneConfig) -> Config:
   try:
-    return configs.resolve(pretraining)
+    pretraining = configs.resolve(c.pretraining)
   except ConfigError as error:
     raise ConfigError(str(error).replace("config.", "config.pretraining.", 1)) from None
+  require(isinstance(pretraining.task, TEXT_TASKS), "config.pretraining.task.name", pretraining.task.name,
+          "text or python_stdlib (or give config.checkpoint)")  # fmt: skip
+  require(c.max_length <= pretraining.model.context_length, "config.max_length", c.max_length,
+          f"at most pretraining.model.context_length={pretraining.model.context_length}")  # fmt: skip
+  return pretraining
 
 
 def _different(values: Sequence[Any], path: str) -> None:

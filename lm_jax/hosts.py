@@ -4,6 +4,8 @@ Every process runs the same program and holds its devices' part of the batch and
 first one writes records and status.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -69,6 +71,15 @@ def all_devices(count: int | None = None) -> list[jax.Device]:
 def is_first() -> bool:
   """Whether this process writes."""
   return jax.process_index() == 0
+
+
+def whole(tree: Any) -> Any:
+  """Returns arrays that every process has whole; where there is one process, they are as they were."""
+  if jax.process_count() == 1:
+    return tree
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def any_process(flag: bool) -> bool:

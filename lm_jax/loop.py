@@ -294,6 +294,16 @@ class _Loop:
       for member, scores in zip(self.members, evaluate(s), strict=True):
         if member.error is None:
           member.journal.log_scores(at, scores)
+      if at == self.num_steps and self.members[0].config.eval.few_shot:
+        self._log_few_shot(s, at)
+
+  def _log_few_shot(self, s: state.TrainState, at: int) -> None:
+    from lm_jax import few_shot  # its libraries take their time to import
+
+    for member, one in zip(self.members, self.engine.split(s), strict=True):
+      if member.error is None:
+        params = hosts.whole(one.params)
+        member.journal.log_scores(at, few_shot.evaluate_params(member.config, self.task, params))
 
   def _write_status(self, done: int) -> None:
     for member in self.alive:

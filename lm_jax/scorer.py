@@ -6,6 +6,7 @@ alone is the continuation.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -18,7 +19,8 @@ from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
 from lm_jax.tokenizers import Tokenizer
 
-MIN_BUCKET = 16  # tokens
+MIN_LENGTH = 16  # tokens
+FEW_PREDICTIONS = (1, 8)  # in a row: a masked token, an answer
 # Of one dispatch.
 MAX_ROWS, MAX_TOKENS, MAX_LOGITS = 64, 2**13, 2**26
 
@@ -180,49 +182,60 @@ def _gather(rows: Sequence[_Scored], owners: Sequence[int], count: int) -> list[
 
 
 class _RowScorer:
-  """Runs rows in batches of few shapes: each length is rounded up to a power of two, and has one program.
+  """Runs rows in batches of few shapes, each with a program of its own.
 
-  A row's numbers do not depend on which others it is batched with.
+  A row's shape is its length, rounded up to a power of two, and 1, 8, or as many predictions as tokens. It
+  does not depend on other rows, and so neither do a row's numbers.
   """
 
   def __init__(self, config: ModelConfig, params: Any):
     self._config, self._params = config, params
-    model = Transformer(config)
-
-    @jax.jit
-    def score(params: Any, tokens_BT: jax.Array, targets_BT: jax.Array, padding_BT: jax.Array | None):
-      logits_BTV = model.apply({"params": params}, tokens_BT, padding_BT=padding_BT)
-      return -kernels.token_nll(logits_BTV, targets_BT), logits_BTV.argmax(-1) == targets_BT
-
-    self._program = score
 
   def __call__(self, rows: Sequence[_Row]) -> list[_Scored]:
+    shapes = [self._shape(row) for row in rows]
     results: list[_Scored | None] = [None] * len(rows)
-    # Longest first: what does not fit in memory fails at once, and not at the end.
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens))
-    while order:
-      T = self._bucket(len(rows[order[0]].tokens))
-      same = [i for i in order[: self._num_rows(T)] if self._bucket(len(rows[i].tokens)) == T]
-      for i, scored in zip(same, self._run([rows[i] for i in same], T), strict=True):
-        results[i] = scored
-      order = order[len(same) :]
+    # Largest first: what does not fit in memory fails at once, and not at the end.
+    for T, P in sorted(set(shapes), reverse=True):
+      same, size = [i for i, shape in enumerate(shapes) if shape == (T, P)], self._num_rows(T, P)
+      for start in range(0, len(same), size):
+        part = same[start : start + size]
+        for i, scored in zip(part, self._run([rows[i] for i in part], T, P), strict=True):
+          results[i] = scored
     return results
 
-  def _bucket(self, length: int) -> int:
-    return min(max(MIN_BUCKET, 1 << (length - 1).bit_length()), self._config.context_length)
+  def _shape(self, row: _Row) -> tuple[int, int]:
+    T = min(max(MIN_LENGTH, 1 << (len(row.tokens) - 1).bit_length()), self._config.context_length)
+    P = next((P for P in FEW_PREDICTIONS if len(row.targets) <= P), T)
+    return T, min(P, T)
 
-  def _num_rows(self, T: int) -> int:
-    return min(MAX_ROWS, max(1, min(MAX_TOKENS, MAX_LOGITS // self._config.vocab_size) // T))
+  def _num_rows(self, T: int, P: int) -> int:
+    return max(1, min(MAX_ROWS, MAX_TOKENS // T, MAX_LOGITS // (P * self._config.vocab_size)))
 
-  def _run(self, rows: Sequence[_Row], T: int) -> list[_Scored]:
-    tokens_BT, targets_BT = np.zeros((2, self._num_rows(T), T), np.int32)
-    padding_BT = np.ones_like(tokens_BT, bool)
+  def _run(self, rows: Sequence[_Row], T: int, P: int) -> list[_Scored]:
+    B = self._num_rows(T, P)
+    tokens_BT, documents_BT = np.zeros((2, B, T), np.int32)
+    positions_BP, targets_BP = np.zeros((2, B, P), np.int32)
     for b, row in enumerate(rows):
-      tokens_BT[b, : len(row.tokens)] = row.tokens
-      targets_BT[b, row.first : row.first + len(row.targets)] = row.targets
-      padding_BT[b, : len(row.tokens)] = False
+      n = len(row.targets)
+      tokens_BT[b, : len(row.tokens)], documents_BT[b, : len(row.tokens)] = row.tokens, 1
+      positions_BP[b, :n], targets_BP[b, :n] = range(row.first, row.first + n), row.targets
     # No token of a causal model sees what is after it, so padding there needs no mask.
-    padding = None if self._config.causal else padding_BT
-    log_p_BT, greedy_BT = map(np.asarray, self._program(self._params, tokens_BT, targets_BT, padding))
-    ends = [(row.first, row.first + len(row.targets)) for row in rows]
-    return [(log_p_BT[b, i:j], greedy_BT[b, i:j]) for b, (i, j) in enumerate(ends)]
+    documents = None if self._config.causal else documents_BT
+    scores = _score(self._config, self._params, tokens_BT, documents, positions_BP, targets_BP)
+    log_p_BP, greedy_BP = map(np.asarray, scores)
+    return [(log_p_BP[b, : len(row.targets)], greedy_BP[b, : len(row.targets)]) for b, row in enumerate(rows)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(
+  config: ModelConfig,
+  params: Any,
+  tokens_BT: jax.Array,
+  documents_BT: jax.Array | None,
+  positions_BP: jax.Array,
+  targets_BP: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns log p of targets in nats, and whether they are the most likely tokens, both [B, P]."""
+  where = {"documents_BT": documents_BT, "positions_BP": positions_BP}
+  logits_BPV = Transformer(config).apply({"params": params}, tokens_BT, **where)
+  return -kernels.token_nll(logits_BPV, targets_BP), logits_BPV.argmax(-1) == targets_BP

@@ -62,8 +62,8 @@ def with_embeddings(params: Any, table: jax.Array) -> Any:
 
 
 def non_block_sizes(params: Any) -> int:
-  """Returns the number of parameters in token and position tables and the untied output matrix."""
-  return sum(leaf.size for part in ("embedding", "positions", "output")
+  """Returns the number of parameters in tables of tokens, positions and segments and in the output layer."""
+  return sum(leaf.size for part in ("embedding", "positions", "segments", "output")
              for leaf in jax.tree.leaves(params.get(part, {})))  # fmt: skip
 
 
@@ -87,13 +87,31 @@ def weights(params: Any, model: ModelConfig) -> dict[str, Any]:
     stacked = "blocks" in tree
     node = jax.tree.map(lambda x, i=layer: x[i], tree["blocks"]) if stacked else tree[f"block_{layer}"]
     result["blocks"].append(block(node))
-  if "final_norm" in tree:
-    result["final_norm"] = norm(tree["final_norm"])
-  if "positions" in tree:
-    result["positions"] = tree["positions"]
-  if "output" in tree:
-    result["output"] = tree["output"]["kernel"]
-  return result
+  result |= {name: tree[name] for name in ("positions", "segments") if name in tree}
+  result |= {name: norm(tree[name]) for name in ("final_norm", "embedding_norm") if name in tree}
+  result |= {name: linear(tree[name]) for name in ("pooler", "next_sentence", "classifier") if name in tree}
+  if "output_transform" in tree:
+    transform = tree["output_transform"]
+    result |= {"dense": linear(transform["dense"]), "dense_norm": norm(transform["norm"])}
+  output = tree.get("output", {})
+  return result | {{"kernel": "output", "bias": "output_bias"}[name]: leaf for name, leaf in output.items()}
+
+
+def dependence(model: ModelConfig, **data: Any) -> np.ndarray:
+  """Returns [T, S]: the largest |d logits[t] / d embedding of input token s|, given one sequence's `data`.
+
+  Token s is s, so the gradient by row s of the table is that by input s. A tied table is the output
+  matrix too, but the logit looked at is that of a token that is not in the input.
+  """
+  T = model.context_length
+  assert T < model.vocab_size
+  params, tokens = random_params(model), jnp.arange(T, dtype=jnp.int32)[None]
+
+  def last_logit(table: jax.Array) -> jax.Array:
+    given = with_embeddings(params, table)
+    return Transformer(model).apply({"params": given}, tokens, **data)[0, :, -1]
+
+  return np.abs(jax.jit(jax.jacrev(last_logit))(embeddings(params)))[:, :T].max(-1)
 
 
 # --- parts --------------------------------------------------------------------------------------
@@ -195,43 +213,66 @@ def self_attention(x: np.ndarray, b: dict, heads: int, *, rotary: bool, **who: A
 # --- presets: logits [T, V] of one sequence of tokens [T] -----------------------------------------
 
 
-def original(w: dict, tokens: np.ndarray, heads: int) -> np.ndarray:
+def original(w: dict, tokens: np.ndarray, heads: int, **who: Any) -> np.ndarray:
   """Vaswani et al., arXiv:1706.03762, as a decoder-only model."""
   d_model = w["tokens"].shape[1]
   x = w["tokens"][tokens] * math.sqrt(d_model) + sinusoids(len(tokens), d_model)
   for b in w["blocks"]:
-    x = layernorm(x + self_attention(x, b, heads, rotary=False), b["attention_norm"])
+    x = layernorm(x + self_attention(x, b, heads, rotary=False, **who), b["attention_norm"])
     x = layernorm(x + linear(np.maximum(linear(x, b["up"]), 0), b["down"]), b["mlp_norm"])
   return x @ w["tokens"].T
 
 
-def gpt2(w: dict, tokens: np.ndarray, heads: int) -> np.ndarray:
+def gpt2(w: dict, tokens: np.ndarray, heads: int, **who: Any) -> np.ndarray:
   """Radford et al. 2019."""
   x = w["tokens"][tokens] + w["positions"][: len(tokens)]
   for b in w["blocks"]:
-    x = x + self_attention(layernorm(x, b["attention_norm"]), b, heads, rotary=False)
+    x = x + self_attention(layernorm(x, b["attention_norm"]), b, heads, rotary=False, **who)
     x = x + linear(gelu(linear(layernorm(x, b["mlp_norm"]), b["up"])), b["down"])
   return layernorm(x, w["final_norm"]) @ w["tokens"].T
 
 
-def palm(w: dict, tokens: np.ndarray, heads: int) -> np.ndarray:
+def palm(w: dict, tokens: np.ndarray, heads: int, **who: Any) -> np.ndarray:
   """Chowdhery et al., arXiv:2204.02311, section 2."""
   x = w["tokens"][tokens] * math.sqrt(w["tokens"].shape[1])
   for b in w["blocks"]:
     h = layernorm(x, b["norm"])
     mlp = linear(silu(linear(h, b["gate"])) * linear(h, b["up"]), b["down"])
-    x = x + mlp + self_attention(h, b, heads, rotary=True)
+    x = x + mlp + self_attention(h, b, heads, rotary=True, **who)
   return layernorm(x, w["final_norm"]) @ w["tokens"].T
 
 
-def llama(w: dict, tokens: np.ndarray, heads: int) -> np.ndarray:
+def llama(w: dict, tokens: np.ndarray, heads: int, **who: Any) -> np.ndarray:
   """Touvron et al., arXiv:2302.13971."""
   x = w["tokens"][tokens]
   for b in w["blocks"]:
-    x = x + self_attention(rmsnorm(x, b["attention_norm"]), b, heads, rotary=True)
+    x = x + self_attention(rmsnorm(x, b["attention_norm"]), b, heads, rotary=True, **who)
     h = rmsnorm(x, b["mlp_norm"])
     x = x + linear(silu(linear(h, b["gate"])) * linear(h, b["up"]), b["down"])
   return rmsnorm(x, w["final_norm"]) @ w["output"]
 
 
-PRESETS = {"original": original, "gpt2": gpt2, "palm": palm, "llama": llama}
+def bert_states(w: dict, tokens: np.ndarray, heads: int, segments: Any = 0, **who: Any) -> np.ndarray:
+  """Devlin et al., arXiv:1810.04805, and the released modeling.py: what the last layer gives, [T, D]."""
+  epsilon = 1e-12
+  x = w["tokens"][tokens] + w["positions"][: len(tokens)] + w["segments"][segments]
+  x = layernorm(x, w["embedding_norm"], epsilon)
+  for b in w["blocks"]:
+    attended = self_attention(x, b, heads, rotary=False, **{"causal": False, **who})
+    x = layernorm(x + attended, b["attention_norm"], epsilon)
+    x = layernorm(x + linear(gelu(linear(x, b["up"])), b["down"]), b["mlp_norm"], epsilon)
+  return x
+
+
+def bert(w: dict, tokens: np.ndarray, heads: int, segments: Any = 0, **who: Any) -> np.ndarray:
+  """The logits of masked tokens: get_masked_lm_output of run_pretraining.py."""
+  x = bert_states(w, tokens, heads, segments, **who)
+  return layernorm(gelu(linear(x, w["dense"])), w["dense_norm"], 1e-12) @ w["tokens"].T + w["output_bias"]
+
+
+def pooled(w: dict, states: np.ndarray, head: str) -> np.ndarray:
+  """The logits of classes: get_next_sentence_output there, and create_model of run_classifier.py."""
+  return linear(np.tanh(linear(states[:1], w["pooler"])), w[head])[0]
+
+
+PRESETS = {"original": original, "gpt2": gpt2, "palm": palm, "llama": llama, "bert": bert}

@@ -380,6 +380,8 @@ def semantic_fields():
         read, others = read | READ_WITH.get(f"{group}.{name}", {}), {}
         if name in ("whole_words", "next_sentence_head"):
           others = {"model": {"causal": False}, "task": {"name": "text", "objective": "masked_lm"}}
+        if name == "few_shot":
+          others = {"task": {"name": "text"}}
         yield f"{group}.{name}", merged(others, {key: read | {name: value}}), merged(others, {key: read})
 
 

@@ -25,8 +25,8 @@ LEVELS = {
     "tasks",
   ),
   3: (
-    "checkpoint", "feed", "generate", "hosts", "interop", "parallel", "population", "scorer", "state",
-    "step",
+    "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop", "parallel",
+    "population", "pretrained", "scorer", "state", "step",
   ),
   4: ("bench", "evaluate", "few_shot", "finetune", "journal", "loop", "programs", "text_scores", "writers"),
   5: ("config_file", "launch", "plan", "sweep"),

@@ -61,7 +61,7 @@ def rows(c: ModelConfig):
     "Pre-LN LR": vector.learning_rate, "Hidden Init. Var.": matrix.init_variance,
     "Hidden LR": matrix.learning_rate, "Hidden Bias LR": vector.learning_rate,
     "Hidden WD": matrix.weight_decay, "Residual": parametrization.residual_multiplier(c),
-    "Final-LN LR": t["final_norm"].learning_rate, "Unembed Init. Var.": t["output"].init_variance,
+    "Final-LN LR": t["head_vector"].learning_rate, "Unembed Init. Var.": t["output"].init_variance,
     "Unembed LR": t["output"].learning_rate, "Unembed Fwd.": parametrization.output_multiplier(c),
     "AdamW eps (residual blocks)": matrix.epsilon,
   }  # fmt: skip
@@ -83,20 +83,24 @@ def test_factors_are_those_of_the_papers(d_model, num_layers):
 @pytest.mark.parametrize("preset", reference.PRESETS)
 def test_every_parameter_has_a_role(preset, scan_layers):
   outside = {
-    "embedding": "embedding",
-    "positions": "embedding",
-    "final_norm": "final_norm",
-    "output": "output",
-  }
+    "embedding/table": "embedding", "positions": "embedding", "segments": "embedding",
+    "embedding_norm/scale": "embedding", "embedding_norm/bias": "embedding",
+    "final_norm/scale": "head_vector", "final_norm/bias": "head_vector",
+    "output_transform/dense/kernel": "head_matrix", "output_transform/dense/bias": "head_vector",
+    "output_transform/norm/scale": "head_vector", "output_transform/norm/bias": "head_vector",
+    "pooler/kernel": "head_matrix", "pooler/bias": "head_vector",
+    "output/kernel": "output", "output/bias": "output_bias",
+    "next_sentence/kernel": "output", "next_sentence/bias": "output_bias",
+  }  # fmt: skip
   for path in leaves_by_name(reference.shapes(tiny(preset=preset, scan_layers=scan_layers))):
-    names = path.split("/")
-    hidden = "hidden_vector" if names[-1] in ("scale", "bias") else "hidden_matrix"
-    assert parametrization.role(names) == outside.get(names[0], hidden)
+    hidden = "hidden_vector" if path.endswith(("scale", "bias")) else "hidden_matrix"
+    expected = hidden if path.startswith("block") else outside[path]
+    assert parametrization.role(path.split("/")) == expected
 
 
 def test_a_parameter_without_a_role_is_an_error():
-  with pytest.raises(ValueError, match="pooler/kernel has no role"):
-    parametrization.role(["pooler", "kernel"])
+  with pytest.raises(ValueError, match="router/kernel has no role"):
+    parametrization.role(["router", "kernel"])
 
 
 # --- initial scales ---------------------------------------------------------------------------------
@@ -175,7 +179,8 @@ def test_forward_multipliers_are_scaled_weights(preset):
   # output matrix is this table too.
   embedding = math.sqrt(4 / 16) if model.scale_embeddings else 1
   w["tokens"] = embedding * w["tokens"]
-  expected = reference.PRESETS[preset](w, tokens, model.num_heads) / (4 * embedding)
+  bias = w.get("output_bias", 0)
+  expected = (reference.PRESETS[preset](w, tokens, model.num_heads) - bias) / (4 * embedding) + bias
   out = jax.jit(Transformer(model).apply)({"params": params}, jnp.asarray(tokens, jnp.int32)[None])[0]
   np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 

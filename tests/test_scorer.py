@@ -72,8 +72,8 @@ def test_a_continuation_scores_what_float64_says(preset):
 def test_the_most_likely_continuation_is_greedy():
   tokens = list(b"begin")
   for _ in range(3):
-    logits = Transformer(MODEL).apply({"params": PARAMS}, jnp.array([tokens]))
-    tokens.append(int(logits[0, -1].argmax()))
+    logits = reference.gpt2(reference.weights(PARAMS, MODEL), np.array(tokens), MODEL.num_heads)
+    tokens.append(int(logits[-1].argmax()))
   # Any ids make a text here, whatever bytes they are.
   both = scorer.CausalScorer(MODEL, PARAMS, Ids(), END)
   (found,) = both.loglikelihood([(spell(tokens[:5]), spell(tokens[5:]))])
@@ -117,11 +117,16 @@ def test_a_text_of_any_length_is_predicted_once_a_token(num_tokens):
   assert found.log_p == pytest.approx(total, rel=1e-4)
 
 
-def test_few_programs_serve_all_lengths():
-  model, params, _ = decoder()
-  own = CausalScorer(model, params, BYTES, END)
-  own.loglikelihood([("c" * n, "d") for n in range(1, 60)])
-  assert own._score._program._cache_size() == 2  # 16 and, as the model takes no more, 24 tokens
+def test_few_programs_serve_all_lengths(monkeypatch):
+  shapes, score = [], scorer._score
+  monkeypatch.setattr(
+    scorer, "_score", lambda c, p, *xs: shapes.append((xs[0].shape, xs[2].shape)) or score(c, p, *xs)
+  )
+  requests = [("c" * n, "d" * m) for n in range(1, 60) for m in range(1, 8)]
+  assert len(SCORER.loglikelihood(requests)) == len(requests)
+  # 16 and, as the model takes no more, 24 tokens; one prediction, or up to 8; the largest first.
+  assert [shape[0][1] for shape in dict.fromkeys(shapes)] == [24, 24, 16, 16]
+  assert {shape[1][1] for shape in shapes} == {1, 8}
 
 
 def test_whole_words_are_encoded_before_they_are_split():
@@ -141,7 +146,7 @@ def test_whole_words_are_encoded_before_they_are_split():
 @pytest.mark.parametrize("positions", ["learned", "rope"])
 def test_a_pseudo_likelihood_is_what_a_loop_over_masks_gives(positions):
   model, params, own = encoder() if positions == "learned" else encoder(num_kv_heads=2)
-  requests = [request for request in REQUESTS if len(request[1]) < T - 2]
+  requests = [("one two", " three"), ("", "three"), ("x" * 40, " cut"), ("a  ", "b")]
   for (context, continuation), found in zip(requests, own.loglikelihood(requests), strict=True):
     spaces = len(context) - len(context.rstrip())
     start = list(context.rstrip().encode())
@@ -154,12 +159,12 @@ def test_a_pseudo_likelihood_is_what_a_loop_over_masks_gives(positions):
 
 
 def naive(model, params, whole: list[int], masked) -> tuple[float, bool]:
+  tokens = jnp.array([[*whole[:i], MASK, *whole[i + 1 :]] for i in masked])
+  logits = np.asarray(Transformer(model).apply({"params": params}, tokens), np.float64)
   total, is_greedy = 0.0, True
-  for i in masked:
-    tokens = jnp.array([[*whole[:i], MASK, *whole[i + 1 :]]])
-    logits = np.asarray(Transformer(model).apply({"params": params}, tokens)[0, i], np.float64)
-    total += special.log_softmax(logits)[whole[i]]
-    is_greedy &= bool(logits.argmax() == whole[i])
+  for row, i in enumerate(masked):
+    total += special.log_softmax(logits[row, i])[whole[i]]
+    is_greedy &= bool(logits[row, i].argmax() == whole[i])
   return total, is_greedy
 
 

@@ -2,7 +2,7 @@
 
     lm-jax sweep --config=configs/sweeps/text_ladder.py --workdir=runs/text_ladder
     lm-jax sweep --config=configs/sweeps/text_ladder.py:smoke --workdir=runs/text_ladder_smoke
-    lm-jax sweep --config=configs/sweeps/text_ladder.py:corpus=python_stdlib --workdir=...   nothing to download
+    lm-jax sweep --config=configs/sweeps/text_ladder.py:corpus=python_stdlib --workdir=runs/stdlib_ladder
 
 Six widths of a decoder (causal LM) on 10 MB of public-domain books, and of an encoder (masked LM) that may
 spend as many FLOPs. Bits per byte and the in-context-learning score are the decoder's; few-shot accuracy is

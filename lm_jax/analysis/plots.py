@@ -52,7 +52,7 @@ def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list
 # --- pieces of a figure -------------------------------------------------------------------------
 
 
-def _label_ends(ax: Axes, ends: list[tuple[float, str, str]], size: float = 7) -> None:
+def label_ends(ax: Axes, ends: list[tuple[float, str, str]], size: float = 7) -> None:
   """Writes (y, text, color) right of the axes at the lines' last heights, pushed apart where they meet."""
   ends = sorted((e for e in ends if np.isfinite(e[0])), key=lambda e: e[0])
   low, high = ax.get_ylim()
@@ -85,7 +85,7 @@ def _yardsticks(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: s
   ]
 
 
-def _key(ax: Axes, text: str) -> None:
+def key(ax: Axes, text: str) -> None:
   """Says below the axes what the marks are, so that the figure can be read without its page."""
   ax.annotate(text, (0, 0), xycoords="axes fraction", xytext=(0, -34), textcoords="offset points", fontsize=6,
               color=GREY, annotation_clip=False, va="top")  # fmt: skip
@@ -167,9 +167,9 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
   ax.set_xlabel(NAMES[x])
   ax.set_ylabel(NAMES.get(metric, metric))
   _size_axis(ax, size_means(bold[bold["family"] == main], x), x)
-  _label_ends(ax, ends if shots or len(ends) > 1 else [])
+  label_ends(ax, ends if shots or len(ends) > 1 else [])
   bayes = "; short dotted marks at the right: Bayes-optimal for that number of shots"
-  _key(ax, "lines: mean over seeds; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
+  key(ax, "lines: mean over seeds; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
 
 
 def _summary_name(info: frame.TaskInfo, summary: str) -> str:
@@ -181,13 +181,13 @@ def _summary_name(info: frame.TaskInfo, summary: str) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def _figure(columns: int = 1, height: float = 3.1, width: float = TEXT_WIDTH) -> tuple[Figure, list[Axes]]:
+def new_figure(columns: int = 1, height: float = 3.1, width: float = TEXT_WIDTH) -> tuple[Figure, list[Axes]]:
   figure = Figure(figsize=(width, height))
   return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def scaling_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, x: str) -> Figure:
-  figure, (ax,) = _figure()
+  figure, (ax,) = new_figure()
   shots = shown_shots(study.tasks[task], rows) if metric != "bits_per_byte" else []
   _draw_scaling(ax, study, rows, task, metric, x, shots)
   return figure
@@ -195,7 +195,7 @@ def scaling_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, x: 
 
 def shots_figure(study: Study, rows: pd.DataFrame, task: str) -> Figure:
   """Accuracy against the number of shots, a line a size; the band spans the seeds."""
-  figure, (ax,) = _figure()
+  figure, (ax,) = new_figure()
   info, ends = study.tasks[task], []
   rows = rows[(rows["metric"] == "accuracy") & rows["n_shots"].notna() & rows["value"].notna()]
   for style in styles(study, task).itertuples():
@@ -216,14 +216,14 @@ def shots_figure(study: Study, rows: pd.DataFrame, task: str) -> Figure:
   ax.set_xlabel("Number of shots (demonstrations before the query)")
   ax.set_ylabel(NAMES["accuracy"])
   ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-  _label_ends(ax, ends)
-  _key(ax, "lines: mean over seeds; bands: least and greatest seed")
+  label_ends(ax, ends)
+  key(ax, "lines: mean over seeds; bands: least and greatest seed")
   return figure
 
 
 def pair_figure(study: Study, rows: pd.DataFrame, task: str, metrics: tuple[str, ...]) -> Figure:
   """The same answers under a thresholded metric and under a continuous one (arXiv:2304.15004)."""
-  figure, axes = _figure(
+  figure, axes = new_figure(
     columns=len(metrics), height=2.3, width=TEXT_WIDTH * (1.25 if len(metrics) > 2 else 1)
   )
   main, summary = headline.main_of(study, task), frame.summary_shots(rows)
@@ -266,21 +266,21 @@ def _draw_runs(ax: Axes, study: Study, rows: pd.DataFrame, task: str, x: str) ->
   _log_x(ax, kept[x])
   ax.set_xlabel(NAMES[x])
   dotted = not all(finished[cell_id] for cell_id in set(kept["cell_id"]))
-  _key(ax, "a line a run" + "; dotted: not finished" * dotted)
+  key(ax, "a line a run" + "; dotted: not finished" * dotted)
   return ends
 
 
 def loss_figure(study: Study, rows: pd.DataFrame, task: str) -> Figure:
-  figure, (ax,) = _figure()
+  figure, (ax,) = new_figure()
   ends = _draw_runs(ax, study, rows, task, "step")
   ax.set_ylabel(NAMES["loss"])
-  _label_ends(ax, ends)
+  label_ends(ax, ends)
   return figure
 
 
 def training_figure(study: Study, rows: pd.DataFrame, task: str, metric: str) -> Figure:
   """A metric along training against compute: what more steps alone would have bought."""
-  figure, (ax,) = _figure()
+  figure, (ax,) = new_figure()
   summary = frame.summary_shots(rows)
   own = rows[(rows["metric"] == metric) & (rows["shots"] == summary)]
   ends = _draw_runs(ax, study, own, task, "flops_exact")
@@ -288,7 +288,7 @@ def training_figure(study: Study, rows: pd.DataFrame, task: str, metric: str) ->
   ends += _yardsticks(ax, study, rows, task, metric)
   name = NAMES.get(metric, metric)
   ax.set_ylabel(f"{name}, {_summary_name(study.tasks[task], summary)}" if summary == WINDOW else name)
-  _label_ends(ax, ends)
+  label_ends(ax, ends)
   return figure
 
 
@@ -330,7 +330,7 @@ def figures(study: Study, formats: tuple[str, ...] = FORMATS) -> Iterator[tuple[
       for stem, figure in _task_figures(study, task, *own, losses[losses["cell_id"].isin(cells)]):
         suffix = f".{file_part(task, i)}" if len(study.tasks) > 1 else ""
         for ending in formats:
-          yield f"{stem}{suffix}.{ending}", _encode(figure, ending)
+          yield f"{stem}{suffix}.{ending}", encode(figure, ending)
 
 
 def file_part(name: str, index: int) -> str:
@@ -339,7 +339,7 @@ def file_part(name: str, index: int) -> str:
   return kept if kept == name else f"{kept}-{index}"
 
 
-def _encode(figure: Figure, ending: str) -> bytes:
+def encode(figure: Figure, ending: str) -> bytes:
   buffer = io.BytesIO()
   dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
   figure.savefig(buffer, format=ending, bbox_inches="tight", pad_inches=0.03, metadata=dates[ending])

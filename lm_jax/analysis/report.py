@@ -31,7 +31,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
   with _replacing(path) as temporary:
     temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -63,7 +63,7 @@ def _write_figures(study: Study, folder: Path) -> list[str]:
   """Writes the figures and removes those of an earlier report that no longer hold."""
   written = []
   for name, content in plots.figures(study):
-    _write(folder / name, content)
+    write_file(folder / name, content)
     written.append(name)
   if folder.is_dir():
     for path in folder.iterdir():
@@ -75,7 +75,7 @@ def _write_figures(study: Study, folder: Path) -> list[str]:
 def _write_tables(study: Study, folder: Path) -> list[str]:
   tables: dict[str, pd.DataFrame] = {"cells.csv": study.cells, "final.csv": frame.final(study)}
   for name, table in tables.items():
-    _write(folder / name, table.to_csv(index=False))
+    write_file(folder / name, table.to_csv(index=False))
   return list(tables)
 
 
@@ -90,8 +90,8 @@ def write(workdir: str | Path) -> Path:
   figures = _write_figures(study, folder / "figures")
   tables = _write_tables(study, folder / "tables")
   text = json.dumps(summary(study), indent=2, allow_nan=False)
-  _write(folder / "summary.json", text + "\n")
+  write_file(folder / "summary.json", text + "\n")
   files = [f"figures/{f}" for f in figures] + [f"tables/{t}" for t in tables] + ["summary.json"]
   # The page comes last: what it links to exists.
-  _write(folder / "index.html", page.render(study, files))
+  write_file(folder / "index.html", page.render(study, files))
   return folder / "index.html"

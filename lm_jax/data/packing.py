@@ -30,24 +30,23 @@ class Rows:
     return list(zip(self.starts[of_row].tolist(), self.ends[of_row].tolist(), strict=True))
 
 
-def stretches(document_starts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def stretches(starts: np.ndarray, ends: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns (starts, ends) of documents, those of more than `most` tokens cut into as few as can be."""
-  lengths = np.diff(document_starts)
-  pieces = -(-lengths // most)
-  start = np.repeat(document_starts[:-1], pieces)
+  pieces = -(-(ends - starts) // most)
+  start = np.repeat(starts, pieces)
   nth = np.arange(len(start)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
   start = start + nth * most
-  return start, np.minimum(start + most, np.repeat(document_starts[1:], pieces))
+  return start, np.minimum(start + most, np.repeat(ends, pieces))
 
 
-def one_a_row(document_starts: np.ndarray, most: int) -> Rows:
-  """Returns a row for every stretch of at most `most` tokens."""
-  starts, ends = stretches(document_starts, most)
+def one_a_row(starts: np.ndarray, ends: np.ndarray, most: int) -> Rows:
+  """Returns a row for every stretch of at most `most` tokens of the documents [starts, ends)."""
+  starts, ends = stretches(starts, ends, most)
   return Rows(starts, ends, np.arange(len(starts) + 1))
 
 
-def best_fit(document_starts: np.ndarray, most: int, capacity: int, overhead: int = 0) -> Rows:
-  """Packs stretches into rows by best-fit decreasing (Ding et al., arXiv:2404.10830).
+def best_fit(starts: np.ndarray, ends: np.ndarray, most: int, capacity: int, overhead: int = 0) -> Rows:
+  """Packs stretches of the documents [starts, ends) by best-fit decreasing (Ding et al., arXiv:2404.10830).
 
   Longest first, each into the row with the least room that holds it: no document is cut that fits into a
   row, and few rows have room left.
@@ -57,7 +56,7 @@ def best_fit(document_starts: np.ndarray, most: int, capacity: int, overhead: in
     capacity: tokens of a row.
     overhead: tokens that every stretch needs besides its own.
   """
-  starts, ends = stretches(document_starts, most)
+  starts, ends = stretches(starts, ends, most)
   lengths = (ends - starts + overhead).tolist()
   order = np.argsort(-(ends - starts), kind="stable")
   with_room: dict[int, list[int]] = {}  # rows by the room they have left

@@ -6,12 +6,13 @@ Made once, in the cache; later runs, and other processes at the same time, find 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax import environment, strict, tokenizers
 from lm_jax.data import corpora, sequences, token_store
 from lm_jax.data.locks import locked
+from lm_jax.data.progress import Progress
 from lm_jax.data.token_store import TokenStore
 from lm_jax.text_config import Text, TokenizerConfig, special_ids
 from lm_jax.tokenizers import Tokenizer
@@ -54,7 +55,9 @@ def prepare(config: Text, *, quiet: bool = True) -> Prepared:
   Args:
     quiet: without progress on stderr.
   """
-  sources = [corpora.open_corpus(name, config.text_field) for name in config.corpus]
+  sources = [corpora.open_corpus(name, config.text_field, quiet=quiet) for name in config.corpus]
+  for source in sources:
+    source.require_splits(*SPLITS)
   tokenizer = make_tokenizer(config.tokenizer, sources, quiet=quiet)
   ids = special_ids(config, tokenizer.specials)
   between = ids[sequences.separator(config)]
@@ -81,9 +84,16 @@ def make_tokenizer(
 
 
 def _train(config: TokenizerConfig, sources: Sequence[corpora.Corpus], folder: Path, *, quiet: bool) -> None:
-  def texts() -> Iterator[str]:
-    return itertools.chain.from_iterable(source.texts("train") for source in sources)
-
+  texts = itertools.chain.from_iterable(source.texts("train") for source in sources)
+  total = sum(source.sizes["train"].num_bytes for source in sources)
   unfinished = folder.with_name(f"incomplete.{folder.name}")
-  tokenizers.train(config, texts(), quiet=quiet).save(unfinished)
+  with Progress(f"training a {config.kind} tokenizer", total, quiet=quiet) as progress:
+    before = 0
+
+    def read_so_far(characters: int) -> None:
+      nonlocal before
+      progress.advance(characters - before)
+      before = characters
+
+    tokenizers.train(config, texts, on_progress=read_so_far).save(unfinished)
   unfinished.replace(folder)

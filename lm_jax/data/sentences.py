@@ -52,15 +52,18 @@ class Pairs:
     document, start = self._document(self._sentences[first]), int(self._sentences[first])
     # Without the separator at its end.
     last = int(self._documents[document + 1]) - 1
-    inside = self._sentences[first + 1 : np.searchsorted(self._sentences, min(last, start + self._most))]
+    end = min(last, start + self._most)
+    # So that B is not a word or two.
+    latest = end - self._most // 8
+    inside = self._sentences[first + 1 : np.searchsorted(self._sentences, latest)]
     if not len(inside):
       # One long sentence: its two halves.
-      inside = np.array([start + max(1, (min(last, start + self._most) - start) // 2)])
+      inside = np.array([start + max(1, (end - start) // 2)])
     split = int(rng.choice(inside))
     A = self._tokens[start:split]
-    follows = bool(rng.random() < 0.5) and split < last
+    follows = bool(rng.random() < 0.5) and split < end
     if follows:
-      return A, self._tokens[split : min(last, start + self._most)], True
+      return A, self._tokens[split:end], True
     other = self._elsewhere(document, start, rng)
     end = int(self._documents[self._document(other) + 1]) - 1
     return A, self._tokens[other : min(end, other + self._most - len(A))], False

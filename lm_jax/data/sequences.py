@@ -63,10 +63,12 @@ class Sequences:
     if c.packing == "stream":
       length = c.spans.text_length if c.spans else T - 2 if c.is_masked else T
       return _not_empty(_Windows(stream.tokens, length, 0 if c.is_masked or c.spans else 1), c, stream)
+    # Of masked sequences every document is bracketed anew, without the separator behind it.
     most, overhead = (T - 2, 2) if c.is_masked else (T, 0)
+    documents = stream.starts[:-1], stream.starts[1:] - (1 if c.is_masked else 0)
     if c.packing == "pad":
-      return _Stretches(stream.tokens, packing.one_a_row(stream.starts, most))
-    return _Stretches(stream.tokens, packing.best_fit(stream.starts, most, T, overhead))
+      return _Stretches(stream.tokens, packing.one_a_row(*documents, most))
+    return _Stretches(stream.tokens, packing.best_fit(*documents, most, T, overhead))
 
   # --- one sequence ---------------------------------------------------------------------------
 
@@ -117,8 +119,7 @@ class Sequences:
   def _part(self, tokens: np.ndarray, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns what is read of a stretch and what is predicted: (tokens, targets)."""
     if self._config.is_masked:
-      stretch = tokens[start:end]
-      wrapped = self._wrapped(stretch[:-1] if stretch[-1] == self._ids["sep"] else stretch)
+      wrapped = self._wrapped(tokens[start:end])
       return wrapped, wrapped
     before = tokens[start - 1 : start] if start else np.array([self._ids["end"]])
     return np.concatenate([before, tokens[start : end - 1]]), tokens[start:end]

@@ -50,6 +50,10 @@ def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
     from lm_jax.data import preparation  # its libraries take their time to import
 
     preparation.prepare(task, quiet=quiet)
+  for name in dict.fromkeys(name for c in configs for name in c.eval.few_shot):
+    from lm_jax.data import few_shot_tasks
+
+    few_shot_tasks.make(name)  # a misspelt one is said now, not at the last step
 
 
 def cell_dir(workdir: Path, cell: Cell) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lm_jax.strict import ConfigError, choose
 from lm_jax.tokenizers import byte
-from lm_jax.tokenizers.base import TokenizerSpec
+from lm_jax.tokenizers.base import TokenizerSpec, check_unicode
 from lm_jax.tokenizers.library import UNUSED, LibraryTokenizer
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _chunks(texts: Iterable[str], on_progress: Progress | None) -> Iterator[str]
   """Yields texts in parts, cut at the ends of lines where there are any."""
   read = 0
   for text in texts:
+    check_unicode([text])
     start = 0
     while start < len(text):
       end = min(start + CHUNK, len(text))

@@ -1,0 +1,36 @@
+"""Sentiment of film reviews from 1 to 32 examples a class, by a tiny BERT: full, LoRA and head alone.
+
+    lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls
+    lm-jax classify --workdir=runs/mr_cls --text="This movie is so great!"
+
+It trains configs/bert_tiny.py first. The control, the same model untrained:
+
+    lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls_random \\
+      --config.checkpoint=runs/mr_cls/pretraining --config.initial=random
+
+The data is data/tasks/mr in $LM_JAX_SHARED (default: ../shared).
+"""
+
+import runpy
+from pathlib import Path
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  pretraining = runpy.run_path(str(Path(__file__).parents[1] / "bert_tiny.py"))["get_config"]()
+  return ml_collections.ConfigDict(
+    {
+      "study": "mr_cls",
+      "pretraining": pretraining,
+      "data": {"name": "mr", "num_dev": 64, "num_test": 500},
+      "shots": (1, 2, 4, 8, 16, 32),
+      "draws": 5,
+      "methods": ("full", "lora", "head"),
+      "max_steps": 80,
+      "batch_size": 8,
+      "eval_every": 10,
+      "patience": 4,
+      "max_length": 64,
+    }
+  )
