@@ -335,6 +335,20 @@ def test_a_file_that_goes_away_or_fails_is_named(tmp_path, monkeypatch):
   assert "b.jsonl: cannot be read: Permission denied" in _fail(tmp_path / "a")
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+  write(tmp_path / "a" / "a.txt", "text")
+  write(tmp_path / "a" / "b" / "b.txt", "text")
+  scan = os.scandir
+
+  def fail(path):
+    if os.fspath(path).endswith("b"):
+      raise PermissionError(13, "Permission denied", path)
+    return scan(path)
+
+  monkeypatch.setattr(os, "scandir", fail)
+  assert "a/b: cannot be read: Permission denied" in _fail(tmp_path / "a")
+
+
 def test_one_passage_leaves_nothing_to_test_on(tmp_path):
   corpus = open_path(write(tmp_path / "a.txt", "short"))
   with pytest.raises(
@@ -345,7 +359,12 @@ def test_one_passage_leaves_nothing_to_test_on(tmp_path):
 
 @pytest.mark.parametrize(
   "name, expected",
-  [("clasics", "did you mean 'classics'"), ("pythonstdlib", "'python_stdlib'"), ("", "not found")],
+  [
+    ("clasics", "did you mean 'classics'"),
+    ("pythonstdlib", "'python_stdlib'"),
+    ("", "not found"),
+    ("x" * 5000, "not found"),
+  ],
 )
 def test_unknown_names_are_told_what_is_near(tmp_path, monkeypatch, name, expected):
   monkeypatch.setenv("LM_JAX_SHARED", str(tmp_path))

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import lm_jax
+from lm_jax import tokenizers
 from lm_jax.data import corpora, progress, token_store
 from lm_jax.strict import ConfigError
+from lm_jax.text_config import TokenizerConfig
 
 SEPARATOR = 256
 TEXTS = [f"Text {i}: é\n\n" * (i % 7 + 1) for i in range(80)]
@@ -75,6 +77,17 @@ def test_documents_come_back_in_order(corpus):
     assert store.starts[0] == 0 and store.starts[-1] == len(store.tokens)
   assert LONG in documents(stores["train"]) + documents(stores["test"])
   assert stores["train"].digest != stores["test"].digest
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_trained_tokenizer_gives_the_documents_back(corpus, kind):
+  tokenizer = tokenizers.train(TokenizerConfig(kind=kind, vocab_size=500), corpus.texts("train"))
+  for split, store in token_store.prepare(corpus, tokenizer, 500).items():
+    parts = zip(store.starts[:-1], store.starts[1:], strict=True)
+    assert [tokenizer.decode(store.tokens[start : end - 1]) for start, end in parts] == list(
+      corpus.documents(split)
+    )
+    assert len(store.tokens) < 0.7 * store.num_bytes
 
 
 @pytest.mark.parametrize("batch_bytes, batch_passages", [(1, 1), (1000, 4096), (1 << 30, 3)])

@@ -128,7 +128,7 @@ def _find(name: str, text_field: str) -> _Source:
   if name == _STDLIB:
     return _files(python_stdlib.files(), text_field)
   for path in (Path(name), _shared() / name):
-    if name.strip() and path.exists():
+    if name.strip() and os.path.exists(path):  # false also for what can be no path
       return _files(corpus_files.splits(corpus_files.find(path)), text_field)
   raise _unknown(name)
 
