@@ -81,8 +81,8 @@ def test_documents_come_back_in_order(corpus):
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_a_trained_tokenizer_gives_the_documents_back(corpus, kind):
-  tokenizer = tokenizers.train(TokenizerConfig(kind=kind, vocab_size=500), corpus.texts("train"))
-  for split, store in token_store.prepare(corpus, tokenizer, 500).items():
+  tokenizer = tokenizers.train(TokenizerConfig(kind=kind, vocab_size=600), corpus.texts("train"))
+  for split, store in token_store.prepare(corpus, tokenizer, 600).items():
     parts = zip(store.starts[:-1], store.starts[1:], strict=True)
     assert [tokenizer.decode(store.tokens[start : end - 1]) for start, end in parts] == list(
       corpus.documents(split)
