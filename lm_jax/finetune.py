@@ -70,7 +70,7 @@ class Finetuning:
     self.c, self.model, self.pretrained = c, model, pretrained
     self.data = labelled.read(c.data)
     self.classes = self.data.classes
-    self._base = trunk(model, pretrained.params, len(self.classes))
+    self.base = trunk(model, pretrained.params, len(self.classes))
     self._test_rows = labelled.sample(self.data.test, c.data.num_test, "test")
     self._encode()
     self._programs: dict[str, Programs] = {}
@@ -97,9 +97,9 @@ class Finetuning:
     # Of all of train and valid, so that it does not depend on which runs there are.
     length = classifier_inputs.common_length(sequences, self.c.max_length)
     self.encoder = dataclasses.replace(encoder, max_length=length)
-    self._pool = self._examples(sequences, np.concatenate([train.labels, valid.labels]))
+    self.pool = self._examples(sequences, np.concatenate([train.labels, valid.labels]))
     test = self.data.test.take(self._test_rows)
-    self._test = self._examples(self.encoder.sequences(test.texts), test.labels)
+    self.test = self._examples(self.encoder.sequences(test.texts), test.labels)
 
   def _examples(self, sequences: Sequence[Sequence[int]], labels: np.ndarray) -> Examples:
     inputs = self.encoder.inputs(sequences)
@@ -125,13 +125,13 @@ class Finetuning:
 
   def programs(self, method: str) -> Programs:
     if method not in self._programs:
-      self._programs[method] = Programs(self.c, self.model, len(self.classes), method, self._base)
+      self._programs[method] = Programs(self.c, self.model, len(self.classes), method, self.base)
     return self._programs[method]
 
   def train(self, group: Group) -> Result:
     """Trains a group's runs; raises Diverged if one has no finite loss at any look."""
     draws = [self.draw(group.shots, draw) for draw in group.draws]
-    result = self.programs(group.method).train(self._pool, jax.tree.map(lambda *xs: np.stack(xs), *draws))
+    result = self.programs(group.method).train(self.pool, jax.tree.map(lambda *xs: np.stack(xs), *draws))
     for draw, step in zip(group.draws, np.asarray(result.step), strict=True):
       if step == 0:
         raise Diverged(
@@ -145,8 +145,8 @@ class Finetuning:
     programs, runs = self.programs(group.method), len(group.draws)
     dev_rows = np.stack([self.draw(group.shots, draw).dev for draw in group.draws])
     test_rows = np.broadcast_to(np.arange(len(self._test_rows), dtype=np.int32), (runs, len(self._test_rows)))
-    dev = programs.score(result.trained, self._pool, dev_rows)
-    test = programs.score(result.trained, self._test, test_rows)
+    dev = programs.score(result.trained, self.pool, dev_rows)
+    test = programs.score(result.trained, self.test, test_rows)
     return [
       Outcome(draw, int(result.step[i]), *({m: scores[m][i] for m in scores} for scores in (dev, test)))
       for i, draw in enumerate(group.draws)
@@ -208,7 +208,7 @@ class Finetuning:
       return forward
     if method == "full":
       return scaling.FORWARD_AND_BACKWARD * forward
-    shapes = lora.target_paths(self._base, self.c.lora.targets).values()
+    shapes = lora.target_paths(self.base, self.c.lora.targets).values()
     return 2 * forward + sum(2 * self.encoder.max_length * int(np.prod(shape)) for shape in shapes)
 
 

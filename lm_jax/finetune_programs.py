@@ -167,7 +167,7 @@ class Programs:
     self._optimizer = optimizer_config(c, method)
     self._train = jax.jit(_over_runs(self._train_one, side_by_side))
     self._score = jax.jit(_over_runs(self._score_one, side_by_side))
-    self.params_trained = count(jax.eval_shape(self._start, base, np.zeros(2, np.uint32)))
+    self.params_trained = count(jax.eval_shape(self.start, base, np.zeros(2, np.uint32)))
 
   def train(self, examples: Examples, draws: Draw) -> Result:
     """Trains R runs; every leaf of what it takes of `draws` and returns has a leading axis R."""
@@ -194,7 +194,7 @@ class Programs:
 
   # --- of one run -------------------------------------------------------------------------------
 
-  def _start(self, base: Any, key: jax.Array) -> Any:
+  def start(self, base: Any, key: jax.Array) -> Any:
     params = {**init_params(self._model, self._num_classes, key), **base}
     return self._method.start(params, stream(key, _LORA))
 
@@ -205,7 +205,7 @@ class Programs:
     tokens, lengths = examples.tokens[rows], examples.lengths[rows]
     return apply(self._model, self._num_classes, params, tokens, lengths, key)
 
-  def _update(self, base: Any, examples: Examples, draw: Draw, step: jax.Array, carry: tuple) -> tuple:
+  def update(self, base: Any, examples: Examples, draw: Draw, step: jax.Array, carry: tuple) -> tuple:
     trained, opt_state = carry
     rows = draw.batches[step]
     key = stream(draw.key, _DROPOUT, step) if self._model.dropout else None
@@ -214,10 +214,10 @@ class Programs:
       logits = self._logits(base, trained, examples, rows, key)
       return optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels[rows]).mean()
 
-    updates, opt_state = self._tx(step).update(jax.grad(loss)(trained), opt_state, trained)
+    updates, opt_state = self.optimizer_at(step).update(jax.grad(loss)(trained), opt_state, trained)
     return optax.apply_updates(trained, updates), opt_state
 
-  def _tx(self, step: jax.Array | int) -> optax.GradientTransformation:
+  def optimizer_at(self, step: jax.Array | int) -> optax.GradientTransformation:
     o = self._optimizer
     lengths = {"learning_rate": o.learning_rate, "warmup_steps": o.warmup_steps,
                "num_steps": self._c.max_steps}  # fmt: skip
@@ -231,16 +231,16 @@ class Programs:
       """Trains up to the next look at dev, and looks."""
       end = jnp.minimum(s.step + c.eval_every, c.max_steps)
       trained, opt_state = jax.lax.fori_loop(
-        s.step, end, lambda i, carry: self._update(base, examples, draw, i, carry), (s.trained, s.opt_state)
+        s.step, end, lambda i, carry: self.update(base, examples, draw, i, carry), (s.trained, s.opt_state)
       )
       now = self._on_dev(base, trained, examples, draw, end)
       is_better = _is_better(now, s.best)
       best = jax.tree.map(lambda new, old: jnp.where(is_better, new, old), now, s.best)
       return _State(end, trained, opt_state, best, jnp.where(is_better, 0, s.looks_without + 1))
 
-    trained = self._start(base, draw.key)
+    trained = self.start(base, draw.key)
     none = Result(trained, jnp.int32(0), jnp.float32(-1), jnp.float32(jnp.inf))
-    s = _State(jnp.int32(0), trained, self._tx(0).init(trained), none, jnp.int32(0))
+    s = _State(jnp.int32(0), trained, self.optimizer_at(0).init(trained), none, jnp.int32(0))
     go_on = lambda s: (s.step < c.max_steps) & (s.looks_without < c.patience)  # noqa: E731
     return jax.lax.while_loop(go_on, look, s).best
 

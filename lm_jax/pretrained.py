@@ -92,9 +92,7 @@ def _tokenizer(folder: Path, config: Config, name: str) -> tuple[Tokenizer, dict
   for what in ("vocab_size", "digest"):
     own, wanted = getattr(tokenizer, what), getattr(task.tokenizer, what)
     if wanted is not None and own != wanted:
-      raise ConfigError(
-        f"{name}={folder}: its tokenizer has {what} {own}, the model was trained with {wanted}"
-      )
+      raise ConfigError(f"{name}={folder}: its tokenizer has {what} {own}, but the model's was {wanted}")
   return tokenizer, text_config.special_ids(task, tokenizer.specials)
 
 

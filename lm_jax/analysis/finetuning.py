@@ -94,9 +94,9 @@ def figure(tuned: Tuned) -> Figure:
                     linewidth=0)  # fmt: skip
     ends.append((own["mean"].iloc[-1], LABELS[method], color))
   _shots_axis(ax, sorted(set(stats["k"])))
-  _widen(ax)
   ax.set_ylabel(f"{NAMES['accuracy']}, test split of {tuned.facts['name']}")
   ends += _guesses(ax, tuned.facts)
+  _widen(ax)
   plots.label_ends(ax, ends)
   plots.key(ax, f"{tuned.facts['initial']} model; lines: mean over draws; bands: one standard deviation over "
                 "draws;\ndots: single draws, a method's beside the next one's")  # fmt: skip
@@ -111,6 +111,7 @@ def _widen(ax: Axes) -> None:
 
 def _shots_axis(ax: Axes, shots: list[int]) -> None:
   ax.set_xscale("log", base=2)
+  ax.set_xlim(shots[0] * 2**-0.4, shots[-1] * 2**0.4)
   ax.set_xticks(shots, [str(k) for k in shots])
   ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
   ax.set_xlabel("Training examples a class, k")
