@@ -29,6 +29,7 @@ from lm_jax.text_config import TokenizerConfig
 
 WINDOW, WINDOWS = 1025, 200_000
 STAGES = ("open", "dataset", "tokens", "again", "windows")
+READING = STAGES[:3]  # of all the text
 FIELDS = (
   "megabytes",
   "tokenizer",
@@ -98,8 +99,11 @@ class Memory(threading.Thread):
 
   def run(self) -> None:
     while True:
-      self.peak_kb = max(self.peak_kb, status_kb("RssAnon"))
+      self.sample()
       time.sleep(0.01)
+
+  def sample(self) -> None:
+    self.peak_kb = max(self.peak_kb, status_kb("RssAnon"))
 
 
 def measure_stage(stage: str, folder: str, tokenizer_folder: str) -> None:
@@ -109,6 +113,7 @@ def measure_stage(stage: str, folder: str, tokenizer_folder: str) -> None:
   start = time.perf_counter()
   run_stage(stage, Path(folder), Path(tokenizer_folder))
   seconds = time.perf_counter() - start
+  memory.sample()
   print(json.dumps([seconds, memory.peak_kb * 1.024e-3, status_kb("VmHWM") * 1.024e-3]))
 
 
@@ -144,7 +149,8 @@ def main(megabytes: int = 1000, kind: str = "bytes", shape: str = "books") -> No
       env = os.environ | {"LM_JAX_CACHE": str(root / "cache")}
       run = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
       seconds, anonymous_mb, rss_mb = json.loads(run.stdout)
-      numbers = (f"{seconds:.2f}", f"{size / seconds:.1f}", f"{anonymous_mb:.0f}", f"{rss_mb:.0f}")
+      rate = f"{size / seconds:.1f}" if stage in READING else ""
+      numbers = (f"{seconds:.2f}", rate, f"{anonymous_mb:.0f}", f"{rss_mb:.0f}")
       append(dict(zip(FIELDS, (round(size), kind, shape, stage, *numbers), strict=True)))
 
 
