@@ -42,9 +42,8 @@ def runs(documents_T: np.ndarray) -> list[slice]:
 # --- packing ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("positions", "window"), [*((kind, None) for kind in KINDS), ("learned", 3)])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("positions", KINDS)
 def test_a_packed_document_has_the_loss_it_has_alone(positions, causal, window):
   model = model_of(positions=positions, causal=causal, attention_window=window)
   params, tokens, targets = random_params(model), random_tokens(), random_tokens(1)
