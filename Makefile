@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SHAPES = $(patsubst %,configs/bench/%.py,d64 d128 d256 d384)
+TEXT = configs/bench/text.py configs/bench/text.py:masked
 TORCH_PYTHON ?= $(PYTHON)
 
 .PHONY: demo test lint bench clean
@@ -17,10 +18,10 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# A training step at four shapes, on one core, one after the other; with PEER=/path/to/nanoGPT and
-# TORCH_PYTHON=/path/to/python also nanoGPT's, taking turns.
+# A training step at four shapes, and text with its tokenizer and pipeline, on one core, one after the other;
+# with PEER=/path/to/nanoGPT and TORCH_PYTHON=/path/to/python also nanoGPT's, taking turns.
 bench: $(VENV)/installed
-	$(VENV)/bin/lm-jax bench $(SHAPES:%=--config=%) --core=0 --output=runs/bench.jsonl
+	$(VENV)/bin/lm-jax bench $(SHAPES:%=--config=%) $(TEXT:%=--config=%) --core=0 --output=runs/bench.jsonl
 ifdef PEER
 	$(VENV)/bin/python experiments/005_peers/nanogpt.py --peer=$(PEER) --torch_python=$(TORCH_PYTHON) $(SHAPES)
 endif

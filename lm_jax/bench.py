@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import devices, environment, hosts, programs, scaling
+from lm_jax import devices, environment, hosts, programs, scaling, tasks
 from lm_jax.config import Config
 from lm_jax.startup import Startup
+from lm_jax.text_config import Text
 
 _REPEATS = 5
 # The float32 product that stands for what a CPU can do: large enough for its full speed, 8 MB of factors.
 _PRODUCT_SIZE, _PRODUCTS = 1024, 8
+# Of text, for a second or so.
+_PIPELINE_TOKENS, _TOKENIZER_TOKENS = 2_000_000, 500_000
 
 
 def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
@@ -40,10 +43,13 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
                           appendix B), on a CPU the share of its own speed at products; null likewise
     peak_memory_bytes     of the process, or of one accelerator where there are any
     memory_bytes          of one accelerator, null where it is not known
+    pipeline_tokens_per_second  of text tasks: how fast batches are made on the host, by one thread, from
+                          tokens on disk; null for tasks whose batches are drawn on the device
+    tokenizer_bytes_per_second  likewise: encoding text of the corpus, on all cores the process may use
     num_devices, device, dtype, num_steps, params_total, jax
   """
   hosts.all_devices()  # a platform that is not there is said in one line
-  _, engine = programs.make([config])
+  task, engine = programs.make([config])
   start = time.perf_counter()
   engine.compile([config])
   compile_s = time.perf_counter() - start
@@ -93,6 +99,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     **_utilization(config, flops_per_second, known, len(used), rates),
     "peak_memory_bytes": peak_memory,
     "memory_bytes": known.memory_bytes if known else None,
+    **_data_rates(config, task),
     "num_devices": len(used),
     "device": device.device_kind,
     "dtype": config.model.dtype,
@@ -100,6 +107,30 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     "params_total": scaling.count_params(config.model).total,
     "jax": jax.__version__,
   }  # fmt: skip
+
+
+def _data_rates(config: Config, task: tasks.Task) -> dict[str, float | None]:
+  """Returns what the data of a text task can keep up with."""
+  names = ("pipeline_tokens_per_second", "tokenizer_bytes_per_second")
+  if not isinstance(config.task, Text):
+    return dict.fromkeys(names)
+  size, step_tokens = config.train.batch_size, scaling.tokens_per_step(config)
+  batches = task.batches(0, size, slice(0, size), 0)
+  count = max(1, _PIPELINE_TOKENS // step_tokens)
+  next(batches)  # its thread has started
+  start = time.perf_counter()
+  for _ in range(count):
+    next(batches)
+  pipeline = count * step_tokens / (time.perf_counter() - start)
+  tokenizer, (stream, *_) = task.prepared.tokenizer, task.prepared.streams["train"]
+  # Pieces of a few thousand tokens: a library spreads texts over cores, and not one text.
+  pieces = np.array_split(stream.tokens[:_TOKENIZER_TOKENS], 64)
+  texts = [tokenizer.decode(piece.tolist()) for piece in pieces]
+  start = time.perf_counter()
+  tokenizer.encode_batch(texts)
+  seconds = time.perf_counter() - start
+  rates = (pipeline, sum(len(text.encode()) for text in texts) / seconds)
+  return dict(zip(names, rates, strict=True))
 
 
 def _utilization(

@@ -235,7 +235,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
-  from lm_jax.analysis import frame, headline, report
+  from lm_jax.analysis import frame, headline, prompting, report
   from lm_jax.launch import local, study
 
   workdir = _workdir(values)
@@ -247,7 +247,10 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
   page = report.write(workdir)
-  print(headline.format_table(frame.load(workdir)))
+  loaded_study = frame.load(workdir)
+  print(headline.format_table(loaded_study))
+  if prompted := prompting.format_table(loaded_study):
+    print(f"\n{prompted}")
   print(f"report: {page}")
   for cell, state, error in undone:
     print(f"{state}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)

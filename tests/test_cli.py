@@ -361,7 +361,7 @@ def test_utilization_is_of_all_devices_used_or_not_told(device, number, dtype, p
   row = {
     "config": "x.py", "params_total": 1, "tokens_per_second": 1.0, "step_ms": 1.0, "peak_memory_bytes": 1,
     "time_to_first_step_s": 1.0, "flops_per_second": 1e12, "device": device, "num_devices": number,
-    "dtype": dtype, "jax": "0", **told,
+    "dtype": dtype, "jax": "0", "pipeline_tokens_per_second": None, **told,
   }  # fmt: skip
   assert said in benchmarks.table([row])
 

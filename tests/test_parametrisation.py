@@ -366,6 +366,38 @@ def test_epsilon_follows_the_gradients():
     assert math.log(value / base[path]) == pytest.approx(math.log(factor), abs=math.log(1.6)), path
 
 
+def test_epsilon_of_heads_follows_the_gradients():
+  """The same of BERT's embedding norm, output transform and pooler, and of the biases of logits."""
+  tokens, targets, key = fixed_batch().tokens, fixed_batch().targets, jax.random.key(0, impl="rbg")
+
+  def gradient_sizes(**fields):
+    model = dataclasses.replace(
+      grown("completep", **fields).model, causal=False, initializer="normal", use_bias=True, num_segments=2,
+      positions="learned", norm="layernorm",
+      embedding_norm=True, output_transform=True, output_bias=True, next_sentence_head=True,
+    )  # fmt: skip
+
+    def loss(params):
+      nll, logits = Transformer(model).apply(
+        {"params": params}, tokens, targets_BP=targets, segments_BT=tokens % 2, with_next_sentence=True
+      )
+      return nll.mean() - jax.nn.log_softmax(logits)[:, 1].mean()
+
+    def measure(key):
+      return jax.tree.map(rms, jax.grad(loss)(Transformer(model).init(key, tokens)["params"]))
+
+    return leaves_by_name(compiled(measure, key)), parametrization.table(model)
+
+  base, _ = gradient_sizes()
+  measured, table = gradient_sizes(d_model=128, num_layers=8)
+  heads = {path for path in measured if not path.startswith("blocks")}
+  assert len(heads) == 17
+  for path in heads:
+    factor = 1.0 if path in ("output/bias", "next_sentence/bias") else 1 / 4
+    assert table[parametrization.role(path.split("/"))].epsilon == factor
+    assert math.log(measured[path] / base[path]) == pytest.approx(math.log(factor), abs=math.log(1.6)), path
+
+
 # --- configs ----------------------------------------------------------------------------------------------
 
 

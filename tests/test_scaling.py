@@ -12,9 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lm_jax import config as configs
-from lm_jax import scaling, step, task_configs, tasks
+from lm_jax import optimizer, scaling, step, task_configs, tasks
 from lm_jax.config import Config
-from lm_jax.model import Transformer
+from lm_jax.model import Classifier, Transformer
 from lm_jax.model_config import ModelConfig
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch
@@ -43,9 +43,13 @@ def models(draw) -> ModelConfig:
     "parallel_block": parallel,
     "attention_only": not parallel and draw(st.booleans()),
     "attention_block": draw(st.sampled_from([1, 4, 64])),
+    "attention_window": draw(st.sampled_from([None, None, 1, 3, 4, 20])),
+    "num_segments": draw(st.sampled_from([0, 2])),
   }
-  for flag in ("tie_embeddings", "use_bias", "scale_embeddings", "causal", "scan_layers"):
+  for flag in ("tie_embeddings", "use_bias", "scale_embeddings", "causal", "scan_layers", "embedding_norm",
+               "output_transform", "output_bias", "next_sentence_head"):  # fmt: skip
     fields[flag] = draw(st.booleans())
+  fields["next_sentence_head"] &= not fields["causal"]
   return reference.tiny(**fields)
 
 
@@ -67,6 +71,24 @@ def test_parameter_counts_are_those_of_the_model(model):
   assert count.total == sum(leaf.size for leaf in jax.tree.leaves(params))
   assert count.nonembedding == count.total - reference.non_block_sizes(params)
   assert count.total == sum(scaling.param_breakdown(model).values())
+
+
+@property_test(10)
+@given(models(), st.integers(1, 5))
+def test_parameter_counts_of_a_classifier(model, num_classes):
+  tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+  params = jax.eval_shape(Classifier(model, num_classes).init, jax.random.key(0), tokens)["params"]
+  count = scaling.count_params(model, num_classes)
+  assert count.total == sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert count.nonembedding == count.total - reference.non_block_sizes(params)
+
+
+def test_published_size_of_bert():
+  """110,106,428: the sum of the tensors of bert-base-uncased, whose decoder is its token table."""
+  model = reference.tiny(
+    preset="bert", vocab_size=30522, context_length=512, d_model=768, num_layers=12, num_heads=12
+  )
+  assert scaling.count_params(model).total == 110_106_428
 
 
 def test_published_size_of_gpt2():
@@ -99,9 +121,9 @@ def as_jaxpr(value):
   return value if hasattr(value, "eqns") else None
 
 
-def apply(model: ModelConfig, positions: tuple[int, ...] | None = None):
+def apply(model: ModelConfig, positions: tuple[int, ...] | None = None, **data):
   def f(params, tokens):
-    return Transformer(model).apply({"params": params}, tokens, label_positions=positions)
+    return Transformer(model).apply({"params": params}, tokens, label_positions=positions, **data)
 
   return f
 
@@ -122,13 +144,26 @@ def test_forward_flops_are_the_products_of_the_program(model, T, positions):
 @property_test(12)
 @given(models())
 def test_a_training_step_is_three_forward_passes(model):
-  B, T = 3, 6
+  """With a prefix where there can be one, and the next sentence where a head is."""
+  B, T, nsp = 3, 6, model.next_sentence_head
+  prefix = jnp.zeros((B, T), bool) if model.causal else None
 
   def loss(params, tokens):
-    return jnp.square(apply(model)(params, tokens)).mean()
+    out = apply(model, prefix_BT=prefix, with_next_sentence=nsp)(params, tokens)
+    return sum(jnp.square(x).mean() for x in jax.tree.leaves(out))
 
   grad = jax.make_jaxpr(jax.value_and_grad(loss))(reference.shapes(model), token_shape(B, T)).jaxpr
-  assert product_flops(grad) == scaling.FORWARD_AND_BACKWARD * B * scaling.forward_flops(model, T, T)
+  forward = scaling.forward_flops(model, T, T, prefix=model.causal, next_sentence=nsp)
+  assert product_flops(grad) == scaling.FORWARD_AND_BACKWARD * B * forward
+
+
+@property_test(6)
+@given(models(), st.integers(1, 4))
+def test_flops_of_a_classifier(model, num_classes):
+  classifier, tokens = Classifier(model, num_classes), token_shape(3, 5)
+  variables = jax.eval_shape(classifier.init, jax.random.key(0), tokens)
+  jaxpr = jax.make_jaxpr(classifier.apply)(variables, tokens).jaxpr
+  assert product_flops(jaxpr) == 3 * scaling.classifier_flops(model, 5, num_classes)
 
 
 def test_xla_counts_the_same_flops():
@@ -209,6 +244,9 @@ def batch_shape(config: Config) -> Batch:
     ({"remat": "products", "scan_layers": True, "num_layers": 4}, 128, 64, 8),
     ({}, 2048, 64, 1),
     ({"remat": "block"}, 128, 10_000, 16),
+    ({"attention_window": 256}, 2048, 64, 2),
+    ({"attention_window": 64}, 512, 64, 4),
+    ({"preset": "bert"}, 128, 64, 8),
   ],
 )
 def test_memory_of_what_is_computed_again_is_near_what_xla_allocates(model, T, V, B):
@@ -225,11 +263,39 @@ def test_activations_of_bfloat16_are_half_but_for_weights_and_logits():
   assert 2 * sizes[1] - sizes[0] == 64 * 1.5 * 4 * floats
 
 
-def test_what_is_computed_again_does_not_count_as_flops():
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 5, 300, 900, 5000])
+def test_flops_of_long_sequences(window, causal, prefix):
   """1100 tokens loop over queries: the program's products, run by run, are still those of the closed form."""
-  model = reference.tiny(context_length=1100, num_layers=1, d_model=8, num_heads=2)
-  jaxpr = jax.make_jaxpr(apply(model))(reference.shapes(model), token_shape(1, 1100)).jaxpr
-  assert product_flops(jaxpr) == scaling.forward_flops(model, 1100, 1100)
+  T = 1100
+  model = reference.tiny(
+    context_length=T, num_layers=1, d_model=8, num_heads=2, attention_window=window, causal=causal
+  )
+  data = {"prefix_BT": jnp.zeros((1, T), bool)} if prefix and causal else {}
+  jaxpr = jax.make_jaxpr(apply(model, **data))(reference.shapes(model), token_shape(1, T)).jaxpr
+  assert product_flops(jaxpr) == scaling.forward_flops(model, T, T, prefix=bool(data))
+  most = T * T if window is None or data else T * (2 * window + 2 * 64)
+  assert scaling.attention_pairs(model, T, bool(data)) <= min(most, T * T)
+
+
+def text_config(objective: str, **model) -> Config:
+  task = {"name": "text", "objective": objective, "context_length": 32}
+  return configs.from_mapping({"task": task, "model": {"d_model": 16, **model}})
+
+
+def test_a_run_counts_what_its_objective_asks():
+  """A prefix takes keys in full width; the next sentence its head, which is no use to masked LM alone."""
+  bert = {"preset": "bert", "attention_block": 8}
+  plain, pairs = text_config("masked_lm", **bert), text_config("masked_lm_nsp", **bert)
+  assert scaling.step_flops(pairs) - scaling.step_flops(plain) == 3 * 64 * 2 * (16 * 16 + 16 * 2)
+  causal, prefix = (text_config(name, attention_block=8) for name in ("causal_lm", "prefix_lm"))
+  more = 32 * 32 - scaling.attention_pairs(causal.model, 32)
+  assert scaling.step_flops(prefix) - scaling.step_flops(causal) == 3 * 64 * 2 * (2 * 2 * more * 16)
+  assert scaling.memory_bytes(prefix) > scaling.memory_bytes(causal)
+
+
+def test_what_is_computed_again_does_not_count_as_flops():
   flops = [scaling.step_flops(make_config({"remat": remat}, 16, 8)) for remat in ("none", "block")]
   assert flops[0] == flops[1]
 
@@ -242,6 +308,18 @@ def test_optimizers_hold_what_they_should():
   assert floats["adamw"] == 2 * total
   assert total < floats["muon"] < 1.2 * total
   assert floats["adafactor"] < 0.02 * total
+
+
+def test_adafactor_factors_heads_too():
+  config = make_config(
+    {"preset": "bert", "d_model": 256, "num_heads": 4}, 32, 200, optimizer={"name": "adafactor"}
+  )
+  shapes = reference.shapes(config.model)
+  state = jax.eval_shape(optimizer.make_optimizer(config.optimizer, 0.1, 0.1, config.model).init, shapes)
+  held = sum(x.size for x in jax.tree.leaves(state) if x.dtype == jnp.float32)
+  # optax keeps an array of one element for what a factored, or an unfactored, parameter does not have.
+  unused = sum(1 if min((*x.shape, 0)[:2]) >= 128 else 2 for x in jax.tree.leaves(shapes))
+  assert held - scaling.optimizer_floats(config) == unused
 
 
 def test_accumulation_trades_activations_for_one_copy_of_the_gradients():

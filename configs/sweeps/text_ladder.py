@@ -38,7 +38,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
   def rung(d_model: int) -> list[sweep.Overrides]:
     size = scaling.width_ladder(d_model, num_layers=3)
-    decoder = {"family": "causal LM", "model": size, "train": {"num_steps": steps}}
+    decoder = {"family": "causal LM", "model": size, "task": {"objective": "causal_lm"},
+               "train": {"num_steps": steps}}  # fmt: skip
     flops = scaling.train_flops(resolved(decoder))
     encoder = {"family": "masked LM", "model": size | {"causal": False}, "task": {"objective": "masked_lm"}}
     encoder["train"] = {"num_steps": scaling.steps_for_flops(resolved(encoder), flops)}

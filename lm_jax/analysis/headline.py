@@ -113,7 +113,8 @@ def summary_title(study: Study, task: str) -> str:
   return title + (f"; accuracy: {', '.join(marks)}" if marks else "")
 
 
-def _align(lines: list[list[str]], left: int) -> list[str]:
+def align(lines: list[list[str]], left: int) -> list[str]:
+  """Returns lines of cells as text in columns, of which the first `left` are flush left."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   cells = [[c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
            for line in lines]  # fmt: skip
@@ -133,7 +134,7 @@ def format_table(study: Study) -> str:
       values[1:1] = [text(row[f"{m}_stderr"]) for m in metrics[:1]]
       seeds = f"{row['n_seeds']}/{row['n_cells']}"
       lines.append([row["label"], row["family"], text(row["params_total"]), seeds, *values])
-    parts += [summary_title(study, task), *_align(lines, left=2), ""]
+    parts += [summary_title(study, task), *align(lines, left=2), ""]
   parts.append(
     "mean over seeds [min, max]; ± is one standard error over items; NLL in nats/token; - is missing"
   )

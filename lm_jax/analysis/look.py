@@ -15,6 +15,7 @@ NAMES = {
   "choice_prob": "Probability of the right choice", "brier": "Brier score",
   "kl_bayes": "KL from the Bayes predictor (nats/token)",
   "beats_baseline": "Closer to Bayes than half-way to the baseline", "bits_per_byte": "Bits per byte",
+  "icl_score": "In-context-learning score (nats/token)",
   "loss": "Training loss (nats/token)", "params_total": "Parameters",
   "params_nonembedding": "Non-embedding parameters", "flops_exact": "Training FLOPs",
   "flops_6nd": "Training FLOPs (6ND)", "flops_6nd_nonembedding": "Training FLOPs (6ND, non-embedding N)",
@@ -32,6 +33,7 @@ DEFINITIONS = {
   "continuous, 0 is best",
   "beats_baseline": "share of items whose KL from Bayes is less than half the baseline's; thresholded",
   "bits_per_byte": "negative log-likelihood of the text in bits, divided by its bytes; lower is better",
+  "icl_score": "loss late in a sequence less loss early in it, nats a token; below 0 where context helps",
   "loss": "mean negative log-likelihood over the training tokens that count, nats a token, "
   "averaged over the steps since the previous point",
 }

@@ -188,7 +188,7 @@ def new_figure(columns: int = 1, height: float = 3.1, width: float = TEXT_WIDTH)
 
 def scaling_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, x: str) -> Figure:
   figure, (ax,) = new_figure()
-  shots = shown_shots(study.tasks[task], rows) if metric != "bits_per_byte" else []
+  shots = shown_shots(study.tasks[task], rows) if metric not in ("bits_per_byte", "icl_score") else []
   _draw_scaling(ax, study, rows, task, metric, x, shots)
   return figure
 
@@ -292,9 +292,11 @@ def training_figure(study: Study, rows: pd.DataFrame, task: str, metric: str) ->
   return figure
 
 
-STEMS = ("accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
-         "training_curves", "bits_per_byte_vs_params", "bits_per_byte_vs_flops", "nll_vs_params",
-         "nll_vs_flops")  # fmt: skip
+STEMS = (
+  "accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
+  "training_curves", "bits_per_byte_vs_params", "bits_per_byte_vs_flops", "nll_vs_params", "nll_vs_flops",
+  "icl_score_vs_params", "few_shot",
+)  # fmt: skip
 
 
 def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFrame,
@@ -306,6 +308,8 @@ def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFr
     present = set(rows.loc[rows["value"].notna() & (rows["shots"] == frame.summary_shots(rows)), "metric"])
     if rows.loc[rows["metric"] == "accuracy", "n_shots"].nunique() > 1:
       yield "accuracy_vs_shots", shots_figure(study, rows, task)
+    if "icl_score" in present:
+      yield "icl_score_vs_params", scaling_figure(study, rows, task, "icl_score", "params_total")
     pair = tuple(m for m in ("accuracy", "exact_match", "nll") if m in present)
     if "nll" in pair and len(pair) > 1 and metric != "bits_per_byte":
       yield "metrics_vs_params", pair_figure(study, rows, task, pair)

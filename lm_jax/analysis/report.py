@@ -1,6 +1,7 @@
 """`lm-jax report`: a workdir's page, figures, tables and summary, written from its records alone."""
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -8,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 
-from lm_jax.analysis import frame, headline, page, plots
+from lm_jax.analysis import frame, headline, page, plots, prompting
 from lm_jax.analysis.frame import Study
 
 
@@ -62,7 +64,7 @@ def summary(study: Study) -> dict[str, Any]:
 def _write_figures(study: Study, folder: Path) -> list[str]:
   """Writes the figures and removes those of an earlier report that no longer hold."""
   written = []
-  for name, content in plots.figures(study):
+  for name, content in itertools.chain(plots.figures(study), _prompting_figures(study)):
     write_file(folder / name, content)
     written.append(name)
   if folder.is_dir():
@@ -72,8 +74,19 @@ def _write_figures(study: Study, folder: Path) -> list[str]:
   return written
 
 
+def _prompting_figures(study: Study) -> Iterator[tuple[str, bytes]]:
+  table = prompting.means(study)
+  for i, task in enumerate(table["task"].drop_duplicates()):
+    with mpl.rc_context(plots.STYLE):
+      figure = prompting.figure(table, task)
+      for ending in plots.FORMATS:
+        yield f"few_shot.{plots.file_part(task, i)}.{ending}", plots.encode(figure, ending)
+
+
 def _write_tables(study: Study, folder: Path) -> list[str]:
   tables: dict[str, pd.DataFrame] = {"cells.csv": study.cells, "final.csv": frame.final(study)}
+  if len(prompted := prompting.means(study)):
+    tables["few_shot.csv"] = prompted
   for name, table in tables.items():
     write_file(folder / name, table.to_csv(index=False))
   return list(tables)

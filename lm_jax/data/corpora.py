@@ -113,8 +113,6 @@ def open_corpus(name: str, text_field: str = "text", *, quiet: bool = True) -> C
   source = _find(name, text_field)
   label = name.rstrip("/").rsplit("/", 1)[-1]
   rule, survey = _surveyed(source, label, quiet)
-  if not survey.sizes:
-    raise ConfigError(f"corpus={name!r}: has no text")
   digest = strict.digest([_RULES, survey.digests], length=16)
   if source.is_dataset:
     return Corpus(label, digest, survey.sizes, lambda split: passages.number(source.pieces(rule, split)))
@@ -130,7 +128,7 @@ def _find(name: str, text_field: str) -> _Source:
   if name == _STDLIB:
     return _files(python_stdlib.files(), text_field)
   for path in (Path(name), _shared() / name):
-    if name.strip() and path.exists():
+    if name.strip() and os.path.exists(path):  # false also for what can be no path
       return _files(corpus_files.splits(corpus_files.find(path)), text_field)
   raise _unknown(name)
 
@@ -191,7 +189,10 @@ def _read_through(source: _Source, label: str, quiet: bool) -> tuple[HoldOut, Su
   with Progress(f"reading {label}", source.num_bytes, quiet=quiet) as progress:
     for piece in surveyor.watch(source.pieces(rule)):
       progress.advance(len(piece.text))
-  return rule, surveyor.survey()
+  survey = surveyor.survey()
+  if not survey.sizes:
+    raise ConfigError(f"corpus={label!r}: has no text")
+  return rule, survey
 
 
 @dataclasses.dataclass(frozen=True)

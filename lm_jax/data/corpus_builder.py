@@ -1,8 +1,7 @@
 """Corpora as TFDS datasets of array_record files, written and read without TensorFlow and in flat memory.
 
-Not a GeneratorBasedBuilder: that sorts a split in memory up to 1 GB, and what is larger on disk, by
-TensorFlow. TFDS's ShardBasedBuilder writes examples in the order in which they come and holds one shard at
-a time.
+Not a GeneratorBasedBuilder: that sorts a split in memory up to 1 GB, and what is larger on disk, with
+TensorFlow. ShardBasedBuilder writes examples in the order in which they come and holds one shard at a time.
 """
 
 import functools
@@ -18,12 +17,11 @@ from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
 from lm_jax.data.locks import locked, remove_leftovers
 from lm_jax.data.passages import Passage, Piece, Survey, Surveyor, number
-from lm_jax.data.tfds_files import VERSION, silent_tfds
+from lm_jax.data.tfds_files import VERSION, rows, silent_tfds
 from lm_jax.strict import ConfigError
 
 # A shard's texts are held until it is counted.
 SHARD_BYTES = 32 << 20
-_READ_AT_ONCE = 16
 
 PiecesFn = Callable[[str], Iterator[Piece]]  # of a split
 
@@ -119,6 +117,5 @@ def read(path: Path, split: str) -> Iterator[Passage]:
   """Yields the passages of a split of the dataset in `path` (DIRECTORY/NAME/VERSION), in order."""
   with silent_tfds():
     source = tfds.builder_from_directory(path).as_data_source(split=split)
-  for start in range(0, len(source), _READ_AT_ONCE):
-    for example in source.__getitems__(range(start, min(start + _READ_AT_ONCE, len(source)))):
-      yield Passage(int(example["document"]), example["text"].decode())
+  for example in rows(source):
+    yield Passage(int(example["document"]), example["text"].decode())

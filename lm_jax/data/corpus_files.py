@@ -7,6 +7,7 @@ of a folder is about the corpus and no part of it.
 import codecs
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,10 +43,14 @@ def find(path: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> list[Path]:
-  def visible(file: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
+  def fail(error: OSError) -> None:
+    raise unreadable(Path(error.filename), error) from None
 
-  return sorted(file for file in folder.rglob("*") if visible(file) and not file.is_dir())
+  files = []
+  for parent, subfolders, names in os.walk(folder, onerror=fail):
+    subfolders[:] = (name for name in subfolders if not name.startswith("."))
+    files += (Path(parent, name) for name in names if not name.startswith("."))
+  return sorted(files)
 
 
 def splits(files: Sequence[Path]) -> dict[Path, str | None]:

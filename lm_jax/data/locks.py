@@ -27,6 +27,23 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
       leftover.unlink()
 
 
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+  """Gives a folder to write to, which becomes `path` at the end, or is deleted in case of an error.
+
+  Call with a lock held that `path` has for itself. What a killed writer left is deleted first.
+  """
+  remove_leftovers(path.parent, path.name)
+  unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+  unfinished.mkdir()
+  try:
+    yield unfinished
+    unfinished.rename(path)
+  except BaseException:
+    shutil.rmtree(unfinished)
+    raise
+
+
 def replace_text(path: Path, text: str) -> None:
   """Writes a text file beside `path` and renames it."""
   unfinished = path.with_name(f"{UNFINISHED}{path.name}.{os.getpid()}")

@@ -1,20 +1,23 @@
 """The documents of TFDS datasets by name, at random access and without TensorFlow."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 import tensorflow_datasets.text  # registers wikipedia, c4 and others of its kind
 
+from lm_jax import environment
 from lm_jax.data.corpus_files import row_document
 from lm_jax.data.hold_out import settle_splits
+from lm_jax.data.locks import locked
 from lm_jax.data.passages import SPLITS, Document
-from lm_jax.data.tfds_files import silent_tfds
+from lm_jax.data.tfds_files import rows, silent_tfds
 from lm_jax.strict import ConfigError, did_you_mean, nearest
 
 PREFIX = "tfds:"
-_READ_AT_ONCE = 64
+_NAME = re.compile(r"(?P<name>\w+)(/[\w.-]+)?(:[\d*]+(\.[\d*]+){2})?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class TfdsDocuments:
     place: its name, for messages.
     sources: its data, by its own name of each split.
     splits: what each of them is to us, None where a hash decides.
-    fingerprint: name, size and time of its files.
+    fingerprint: names, sizes and times, of its files too.
     num_bytes: of its files.
   """
 
@@ -43,12 +46,9 @@ class TfdsDocuments:
         yield from self._rows(own, ours)
 
   def _rows(self, own: str, ours: str | None) -> Iterator[Document]:
-    source = self.sources[own]
-    for start in range(0, len(source), _READ_AT_ONCE):
-      keys = range(start, min(start + _READ_AT_ONCE, len(source)))
-      for i, row in zip(keys, source.__getitems__(keys), strict=True):
-        place = f"{self.place}: {own}[{i}]: {self.text_field}"
-        yield row_document(ours, place, _decode(row[self.text_field], place))
+    for i, row in enumerate(rows(self.sources[own])):
+      place = f"{self.place}: {own}[{i}]: {self.text_field}"
+      yield row_document(ours, place, _decode(row[self.text_field], place))
 
 
 def _decode(value: Any, place: str) -> Any:
@@ -70,24 +70,32 @@ def load(name: str, text_field: str) -> TfdsDocuments:
       raise ConfigError(
         f"{place}: no field {text_field!r} (text_field){nearest(text_field, builder.info.features)}"
       )
-    own = {split: split if split in SPLITS else None for split in builder.info.splits}
-    splits = settle_splits(own)
+    # A dataset without metadata, as `tfds.testing.mock_data` makes them, takes any split.
+    own = list(builder.info.splits) or ["train", "test"]
+    splits = settle_splits({split: split if split in SPLITS else None for split in own})
     sources = {split: _data_source(builder, split, place) for split in splits}
-  fingerprint, num_bytes = _fingerprint(builder)
-  return TfdsDocuments(place, text_field, sources, splits, [*fingerprint, text_field], num_bytes)
+  files = _files(builder)
+  lengths = {split: len(source) for split, source in sources.items()}
+  fingerprint = [builder.info.full_name, text_field, lengths, files]
+  return TfdsDocuments(place, text_field, sources, splits, fingerprint, sum(size for _, size, _ in files))
 
 
 def _prepare(name: str, place: str) -> tfds.core.DatasetBuilder:
+  if not _NAME.fullmatch(name):
+    raise ConfigError(f"{place}: must be {PREFIX}NAME[/CONFIG][:VERSION]")
   try:
-    builder = tfds.builder(name, file_format="array_record")
+    builder = tfds.builder(name)
   except tfds.core.DatasetNotFoundError:
     known = tfds.list_builders(with_community_datasets=False)
-    nearby = did_you_mean(name.split("/")[0].split(":")[0], known)
+    nearby = did_you_mean(_NAME.fullmatch(name)["name"], known)
     raise ConfigError(f"{place}: TFDS knows no such dataset, and none is prepared{nearby}") from None
   except Exception as error:  # of any kind, for names that are not well-formed or have no such version
     raise ConfigError(f"{place}: {_line(error)}") from None
+  folder = environment.cache_dir() / "corpora"
+  folder.mkdir(parents=True, exist_ok=True)
   try:
-    builder.download_and_prepare()
+    with locked(folder / f"{builder.name}.lock"):  # TFDS has none
+      builder.download_and_prepare(file_format="array_record")
   except Exception as error:  # of any kind: a builder runs its own code, over the network
     reason = f"it is not prepared in {builder.data_dir}, and preparing it failed: {_line(error)}"
     raise ConfigError(f"{place}: {reason}") from None
@@ -103,14 +111,15 @@ def _data_source(builder: tfds.core.DatasetBuilder, split: str, place: str) -> S
     ) from None
 
 
-def _fingerprint(builder: tfds.core.DatasetBuilder) -> tuple[list[Any], int]:
-  """Returns what tells one state of the dataset's files from another, and their bytes."""
-  stats = [(path.name, path.stat()) for path in sorted(builder.data_path.iterdir()) if not path.is_dir()]
-  states = [[name, stat.length, stat.mtime] for name, stat in stats]
-  return [builder.info.full_name, states], sum(stat.length for _, stat in stats)
+def _files(builder: tfds.core.DatasetBuilder) -> list[tuple[str, int, float]]:
+  """Returns name, bytes and time of the dataset's files."""
+  folder = builder.data_path
+  files = [path for path in sorted(folder.iterdir()) if not path.is_dir()] if folder.exists() else []
+  return [(path.name, path.stat().length, path.stat().mtime) for path in files]
 
 
 def _line(error: Exception) -> str:
-  """Returns the first line of an error, shortened."""
-  text = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+  """Returns an error on one line, without what TFDS puts before it, and shortened."""
+  text = re.sub(r'^Failed to construct dataset "[^"]*", builder_kwargs "[^"]*": ', "", str(error).strip())
+  text = f"{type(error).__name__}: {' '.join(text.split())}"
   return text if len(text) <= 240 else f"{text[:240]}..."

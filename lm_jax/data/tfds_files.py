@@ -6,14 +6,16 @@ its evaluation set is drawn for the first time.
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 VERSION = "1.0.0"
 _SPLIT = "test"
+_ROWS_AT_ONCE = 256
 
 
 class _EvaluationSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -70,6 +72,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
     source = tfds.builder_from_directory(path).as_data_source(split=_SPLIT)
   examples = [source[i] for i in range(len(source))]
   return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def rows(source: Sequence[Any]) -> Iterator[Any]:
+  """Yields the rows of a data source in order, read many at once: one at a time takes ten times as long."""
+  for start in range(0, len(source), _ROWS_AT_ONCE):
+    keys = range(start, min(start + _ROWS_AT_ONCE, len(source)))
+    # What a test gives in place of a data source may be a list.
+    yield from source.__getitems__(keys) if hasattr(source, "__getitems__") else (source[i] for i in keys)
 
 
 @contextlib.contextmanager

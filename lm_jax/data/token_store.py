@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax import environment, strict
 from lm_jax.data.corpora import Corpus
-from lm_jax.data.locks import UNFINISHED, locked, remove_leftovers
+from lm_jax.data.locks import locked, whole_folder
 from lm_jax.data.passages import Passage
 from lm_jax.data.progress import Progress
 
@@ -87,8 +87,8 @@ def prepare(
       folder.mkdir(parents=True, exist_ok=True)
       with locked(folder / f"{split}.lock"):
         if not (folder / split).is_dir():
-          remove_leftovers(folder, split)
-          _make(folder / split, corpus, tokenizer, separator, quiet)
+          with whole_folder(folder / split) as unfinished:
+            _make(unfinished, corpus, split, tokenizer, separator, quiet)
     stores[split] = _open(folder / split, f"{key}_{split}")
   return stores
 
@@ -99,19 +99,17 @@ def _open(folder: Path, digest: str) -> TokenStore:
   return TokenStore(tokens, starts, about["num_bytes"], digest)
 
 
-def _make(folder: Path, corpus: Corpus, tokenizer: Tokenizer, separator: int, quiet: bool) -> None:
-  """Writes the tokens of a split, whose name is the folder's. Call with the lock held."""
-  unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
-  unfinished.mkdir()
-  size = corpus.sizes[folder.name]
-  with Progress(f"tokenizing {corpus.name}, {folder.name}", size.num_bytes, quiet=quiet) as progress:
-    num_bytes = _write(unfinished, corpus.passages(folder.name), tokenizer, separator, progress)
+def _make(
+  folder: Path, corpus: Corpus, split: str, tokenizer: Tokenizer, separator: int, quiet: bool
+) -> None:
+  """Writes what `_open` reads."""
+  with Progress(f"tokenizing {corpus.name}, {split}", corpus.sizes[split].num_bytes, quiet=quiet) as progress:
+    num_bytes = _write(folder, corpus.passages(split), tokenizer, separator, progress)
   about = {
     "corpus": corpus.name, "corpus_digest": corpus.digest, "tokenizer_digest": tokenizer.digest,
     "separator": int(separator), "num_bytes": num_bytes,
   }  # fmt: skip
-  (unfinished / "about.json").write_text(json.dumps(about))
-  unfinished.rename(folder)
+  (folder / "about.json").write_text(json.dumps(about))
 
 
 def _write(

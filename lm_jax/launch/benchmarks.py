@@ -66,7 +66,8 @@ def table(results: list[dict[str, Any]]) -> str:
     )  # fmt: skip
   out = io.StringIO()
   Console(file=out, width=200, highlight=False).print(grid)
-  notes = dict.fromkeys(_note(r) for r in results)
+  notes = [line for r in results if (line := _data_note(r))] + [_note(r) for r in results]
+  notes = dict.fromkeys(notes)
   return "\n".join([*(line.rstrip() for line in out.getvalue().splitlines()), *notes])
 
 
@@ -76,6 +77,17 @@ def _rate(flops_per_second: float | None) -> str:
   if flops_per_second < 1e12:
     return f"{flops_per_second / 1e9:,.1f} G"
   return f"{flops_per_second / 1e12:,.1f} T"
+
+
+def _data_note(r: dict[str, Any]) -> str | None:
+  """Returns how fast text becomes tokens and batches, None for a task without text."""
+  if r["pipeline_tokens_per_second"] is None:
+    return None
+  pipeline, ratio = r["pipeline_tokens_per_second"], r["pipeline_tokens_per_second"] / r["tokens_per_second"]
+  return (
+    f"{r['config']}: batches of {pipeline:,.0f} tokens/s, {ratio:.0f} times what training takes; "
+    f"tokenizer {r['tokenizer_bytes_per_second'] / 1e6:.1f} MB/s"
+  )
 
 
 def _note(r: dict[str, Any]) -> str:

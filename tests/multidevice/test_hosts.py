@@ -15,7 +15,7 @@ from lm_jax import hosts, records, rundir
 from lm_jax.strict import ConfigError
 
 TREE = merged(
-  RUN | {"task": {"name": "python_stdlib", "context_length": 32}},
+  RUN | {"task": {"name": "text", "corpus": ["python_stdlib"], "context_length": 32}},
   model={"d_model": 16, "num_heads": 2},
   train={"num_steps": 40, "batch_size": 8}, eval={"num_examples": 32, "batch_size": 16},
   runtime={"steps_per_dispatch": 10, "log_every": 10, "checkpoint_every": 10},

@@ -36,11 +36,16 @@ MODELS = {
   "gpt2": {"model": {"preset": "gpt2", "scan_layers": True, "num_layers": 2}},
   "palm": {"model": {"preset": "palm", "d_model": 128}, "optimizer": {"name": "adafactor"}},
   "accumulated": {"train": {"grad_accum_steps": 2}},
+  # Batches that the host makes.
+  "text": {"task": {"name": "text", "context_length": 32, "attend_across": False}},
 }
 
 
 def configured(parallel_fields, changes=None, **groups):
-  return configs.from_mapping(merged(BASE, **(changes or {})) | {"parallel": parallel_fields} | groups)
+  tree = merged(BASE, **(changes or {})) | {"parallel": parallel_fields} | groups
+  if changes and "task" in changes:  # another task has other fields
+    tree["task"] = changes["task"]
+  return configs.from_mapping(tree)
 
 
 @functools.cache
@@ -51,7 +56,7 @@ def engine(config):
 def trained(config):
   """Returns the losses, and the parameters and optimizer state on the host, after a run's steps."""
   e = engine(config)
-  s, metrics = e.run(e.start([config]), NUM_STEPS)
+  s, metrics = e.run(e.start([config]), 0, NUM_STEPS)
   return np.asarray(metrics["loss"]), jax.device_get((s.params, s.opt_state))
 
 
@@ -60,6 +65,7 @@ ONE_DEVICE = functools.cache(lambda model: trained(configured(SINGLE, MODELS[mod
 # The plain model everywhere; the others where most that is theirs can go wrong.
 PAIRS = [("plain", layout) for layout in LAYOUTS]
 PAIRS += [("llama", "all three"), ("gpt2", "all three"), ("palm", "fsdp"), ("accumulated", "all three")]
+PAIRS += [("text", "all three"), ("text", "pmap")]
 
 
 @pytest.mark.parametrize(("model", "layout"), PAIRS)
