@@ -15,7 +15,8 @@ from test_cli import assert_refused, call
 from lm_jax import classifier, config_file, finetune, finetune_config, loop, records
 from lm_jax.analysis import finetuning as report
 from lm_jax.finetune import Finetuning
-from lm_jax.launch import finetuning
+from lm_jax.launch import finetuning, study
+from lm_jax.launch.progress import status_line
 from lm_jax.strict import ConfigError
 
 
@@ -124,6 +125,12 @@ def test_rows_say_what_was_measured(finished, data):
   assert len({row["cell_id"] for row in rows}) == 8
   flops = {row["family"]: row["flops_exact"] / row["step"] for row in rows}
   assert flops["full"] == 3 * flops["head"]
+
+
+def test_status(finished):
+  (row,) = study.statuses(finished)
+  assert (row["status"]["state"], row["status"]["step"], row["status"]["num_steps"]) == ("done", 4, 4)
+  assert "done, step 4/4" in status_line(row)
 
 
 def test_report(finished, encoder):
