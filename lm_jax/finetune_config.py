@@ -70,8 +70,8 @@ class LearningRates:
   """Peak learning rate of each method."""
 
   full: float = 5e-4
-  lora: float = 3e-3
-  head: float = 1e-2
+  lora: float = 1e-3
+  head: float = 3e-3
 
 
 @dataclasses.dataclass(frozen=True)

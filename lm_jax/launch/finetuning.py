@@ -32,6 +32,7 @@ def run(c: FinetuneConfig, workdir: Path, *, quiet: bool = False) -> int:
   finetune.check_data(c)
   source = Path(c.checkpoint) if c.checkpoint else workdir / PRETRAINING
   if c.checkpoint is None and not is_done(source):
+    RunDir(workdir).write_config(c)
     code = single.train(c.pretraining, source, quiet=quiet)
     if code:
       return code

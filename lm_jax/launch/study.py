@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import records, rundir
+from lm_jax import finetune_config, records, rundir
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
@@ -95,9 +95,18 @@ def statuses(workdir: Path) -> list[dict[str, Any]]:
     listed = json.loads((workdir / "sweep.json").read_text())["cells"]
     return [cell | {"status": _status(workdir / "cells" / cell["cell_id"])} for cell in listed]
   if (workdir / "config.json").is_file():
+    if finetune_config.is_finetuning(workdir):
+      return _finetuning_statuses(workdir)
     config = rundir.from_json(workdir / "config.json")
     return [Cell(cell_id(config), config, {}).summary() | {"status": _status(workdir)}]
   raise ConfigError(f"--workdir={workdir}: holds neither a sweep nor a run")
+
+
+def _finetuning_statuses(workdir: Path) -> list[dict[str, Any]]:
+  """Returns the pretraining, where it is of this workdir, and all of the fine-tuning as one row."""
+  pretraining = workdir / "pretraining"
+  own = {"cell_id": "fine-tuning", "label": "(method, k) groups", "seed": "all", "status": _status(workdir)}
+  return [*(statuses(pretraining) if pretraining.is_dir() else []), own]
 
 
 def _status(directory: Path) -> dict[str, Any] | None:
