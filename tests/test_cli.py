@@ -102,7 +102,7 @@ def test_a_bad_run(here, capsys, words, said):
 @pytest.mark.parametrize(
   ("words", "said"),
   [
-    ("", "no command given; allowed: plan, train, sweep, status, report, bench"),
+    ("", "no command given; allowed: plan, train, sweep, finetune, classify, status, report, bench"),
     ("trian --config=run.py", "'trian': no such command; did you mean 'train'?"),
     ("--config=run.py", "'--config=run.py': no such command"),
     ("train --workdir=w", "--config=... must be given to lm-jax train: config file"),
