@@ -28,11 +28,17 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
       "tokenizer": {"kind": "bpe", "vocab_size": 512 if n["smoke"] else 2048},
       "context_length": 128,
     },
-    # A learning rate that serves every width (experiments/003_learning_rate_transfer).
+    # A learning rate serves every width (experiments/003_learning_rate_transfer), but not both objectives.
     "model": {"parametrization": "mup", "base_d_model": 64, "base_head_dim": 32},
-    "optimizer": {"learning_rate": 8e-3, "weight_decay": 0.01, "warmup_steps": steps // 10},
+    "optimizer": {"weight_decay": 0.01, "warmup_steps": steps // 10},
     "train": {"batch_size": 32},
-    "eval": {"num_examples": 256, "batch_size": 64, "few_shot": ["association", "mr"], "shots": [0, 1, 4]},
+    "eval": {
+      "num_examples": 64 if n["smoke"] else 256,
+      "batch_size": 64,
+      "few_shot": ["association", "mr"],
+      "shots": [0, 1, 4],
+      "few_shot_examples": 40 if n["smoke"] else 200,
+    },
     "runtime": {"steps_per_dispatch": 20, "log_every": 50, "checkpoint_every": 400},
   }
 
