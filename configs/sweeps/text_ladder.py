@@ -19,7 +19,7 @@ WIDTHS, SMOKE_WIDTHS = (16, 32, 48, 64, 96, 128), (8, 12, 16, 24, 32, 48)
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-  n = sweep.arguments(argument, seeds=1, steps=1200, corpus="classics", smoke=False)
+  n = sweep.arguments(argument, seeds=1, steps=1000, corpus="classics", smoke=False)
   steps, widths = (40, SMOKE_WIDTHS) if n["smoke"] else (n["steps"], WIDTHS)
   base = {
     "task": {
@@ -44,10 +44,20 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
   def rung(d_model: int) -> list[sweep.Overrides]:
     size = scaling.width_ladder(d_model, num_layers=3)
-    decoder = {"family": "causal LM", "model": size, "task": {"objective": "causal_lm"},
-               "train": {"num_steps": steps}}  # fmt: skip
+    decoder = {
+      "family": "causal LM",
+      "model": size,
+      "task": {"objective": "causal_lm"},
+      "optimizer": {"learning_rate": 1.6e-2},
+      "train": {"num_steps": steps},
+    }
+    encoder = {
+      "family": "masked LM",
+      "model": size | {"causal": False},
+      "task": {"objective": "masked_lm"},
+      "optimizer": {"learning_rate": 4e-3},
+    }
     flops = scaling.train_flops(resolved(decoder))
-    encoder = {"family": "masked LM", "model": size | {"causal": False}, "task": {"objective": "masked_lm"}}
     encoder["train"] = {"num_steps": scaling.steps_for_flops(resolved(encoder), flops)}
     return sweep.chain(sweep.fixed(**decoder), sweep.fixed(**encoder))
 
