@@ -7,8 +7,9 @@ from lm_jax import environment
 
 def main() -> None:
   argv = sys.argv[1:]
-  if argv[:1] in (["train"], ["bench"]):  # the commands that train in this very process
+  if argv[:1] in (["train"], ["bench"], ["finetune"]):  # the commands that train in this very process
     environment.restart_with_huge_pages(argv)
+  if argv[:1] in (["train"], ["bench"]):  # they say when their first step was done
     environment.postpone_garbage_collection()
   from lm_jax import cli
 
