@@ -35,8 +35,8 @@ class Breakdown:
   """Seconds until the first step was done, and parts of them.
 
   `imports` is all that came before the run: Python, imports, reading the config, making its text. `rest` is
-  what jax did not spend on preparing programs: evaluation sets, the step itself. `compiling` is mostly reading
-  where the cache held all programs; `num_compiled` of them it did not hold.
+  what jax did not spend on preparing programs: evaluation sets, the step itself. `compiling` mostly reads
+  the cache where it held all programs; `num_compiled` of them it did not hold.
   """
 
   total: float
