@@ -1,4 +1,4 @@
-"""Sentiment of film reviews from 1 to 32 examples a class, by a tiny BERT: full, LoRA and head alone.
+"""Sentiment of film reviews from 1 to 512 examples a class, by a tiny BERT: full, LoRA and head alone.
 
     lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls
     lm-jax classify --workdir=runs/mr_cls --text="This movie is so great!"
@@ -24,10 +24,10 @@ def get_config() -> ml_collections.ConfigDict:
       "study": "mr_cls",
       "pretraining": pretraining,
       "data": {"name": "mr", "num_dev": 64, "num_test": 500},
-      "shots": (1, 2, 4, 8, 16, 32),
+      "shots": (1, 2, 4, 8, 16, 32, 128, 512),
       "draws": 5,
       "methods": ("full", "lora", "head"),
-      "max_steps": 80,
+      "max_steps": 100,
       "batch_size": 8,
       "eval_every": 10,
       "patience": 4,
