@@ -189,7 +189,7 @@ def parse_text(annotation: Any, text: str, path: str) -> Any:
     if text.lower() in ("true", "false", "1", "0"):
       return text.lower() in ("true", "1")
     raise ConfigError(f"{path}={text!r}: must be true or false")
-  if annotation is str or annotation == tuple[str, ...]:
+  if annotation is str or (annotation == tuple[str, ...] and text[:1] not in ("[", "(")):
     return text
   if typing.get_origin(annotation) is Literal:
     return next((a for a in typing.get_args(annotation) if str(a) == text), text)

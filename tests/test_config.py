@@ -43,6 +43,7 @@ class Sample:
   maybe: int | None = None
   mode: Literal["fast", "slow"] = "fast"
   several: tuple[int, ...] = ()
+  names: tuple[str, ...] = ()
   color: Red | Blue = Red()
 
 

@@ -1,4 +1,4 @@
-"""Sentiment of film reviews from 1 to 512 examples a class, by a tiny BERT: full, LoRA and head alone.
+"""Sentiment of film reviews from 1 to 2048 examples a class, by a tiny BERT: full, LoRA and head alone.
 
     lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls
     lm-jax classify --workdir=runs/mr_cls --text="This movie is so great!"
@@ -23,14 +23,14 @@ def get_config() -> ml_collections.ConfigDict:
     {
       "study": "mr_cls",
       "pretraining": pretraining,
-      "data": {"name": "mr", "num_dev": 64, "num_test": 500},
-      "shots": (1, 2, 4, 8, 16, 32, 128, 512),
+      "data": {"name": "mr", "num_dev": 128, "num_test": 500},
+      "shots": (1, 2, 4, 8, 16, 32, 128, 512, 2048),
       "draws": 5,
       "methods": ("full", "lora", "head"),
-      "max_steps": 100,
-      "batch_size": 8,
-      "eval_every": 10,
-      "patience": 4,
+      "max_steps": 400,
+      "batch_size": 16,
+      "eval_every": 20,
+      "patience": 6,
       "max_length": 64,
     }
   )
