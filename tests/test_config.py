@@ -47,6 +47,13 @@ class Sample:
   color: Red | Blue = Red()
 
 
+@pytest.mark.parametrize("text", ["a,b", "a, b", '["a", "b"]', "('a', 'b')"])
+def test_a_list_of_names_may_be_typed_with_or_without_brackets(text):
+  tree = {}
+  strict.set_path(Sample, tree, "names", text, text=True)
+  assert strict.from_mapping(Sample, tree).names == ("a", "b")
+
+
 @pytest.mark.parametrize(
   ("given", "field", "value"),
   [
@@ -56,6 +63,8 @@ class Sample:
     ({"maybe": 5}, "maybe", 5),
     ({"mode": "slow"}, "mode", "slow"),
     ({"several": [1, 2]}, "several", (1, 2)),
+    ({"names": ["a", "b,c"]}, "names", ("a", "b,c")),
+    ({"names": "a, b"}, "names", ("a", "b")),
     ({"color": {}}, "color", Red()),
     ({"color": {"name": "blue", "width": 1}}, "color", Blue(width=1.0)),
     ({"preset": "wide"}, "whole", 100),
