@@ -8,7 +8,8 @@ It trains configs/bert_tiny.py first. The control, the same model untrained:
     lm-jax finetune --config=configs/finetune/mr_cls.py --workdir=runs/mr_cls_random \\
       --config.checkpoint=runs/mr_cls/pretraining --config.initial=random
 
-The data is data/tasks/mr in $LM_JAX_SHARED (default: ../shared).
+The data is data/tasks/mr in $LM_JAX_SHARED (default: ../shared). Cost: 9 minutes of pretraining and 11 of
+fine-tuning on one core. Expected: chance up to 32 examples a class, .595 with 2048 (experiments/010).
 """
 
 import runpy
