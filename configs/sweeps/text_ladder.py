@@ -7,8 +7,8 @@
 Six widths of a decoder (causal LM) on 10 MB of public-domain books, and of an encoder (masked LM) that may
 spend as many FLOPs. Bits per byte and the in-context-learning score are the decoder's; few-shot accuracy is
 both's, an encoder's by pseudo-log-likelihood. The corpus `classics` is a folder in
-$LM_JAX_SHARED/data/corpora (default: ../shared). Cost: 15 minutes on 2 cores; `smoke` 1.5. Expected: 2.19 bits
-per byte at d=16 to 1.87 at d=128, prompted accuracy at chance (experiments/009_text_ladder).
+$LM_JAX_SHARED/data/corpora (default: ../shared). Cost: 15 minutes on 2 cores; `smoke` 1.5. Expected: 2.19
+bits per byte at d=16 to 1.87 at d=128, prompted accuracy at chance (experiments/009_text_ladder).
 """
 
 import ml_collections
