@@ -21,7 +21,8 @@ LEVELS = {
   ),
   1: ("data",),
   2: (
-    "attention", "kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "sharding",
+    "attention", "kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "param_paths",
+    "sharding",
     "tasks",
   ),
   3: (
