@@ -192,6 +192,31 @@ def attend(
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
+def attend_cache(
+  q_BTNH: Float[Array, "B T N H"],
+  k_BKSH: Float[Array, "B K S H"],
+  v_BKSH: Float[Array, "B K S H"],
+  *,
+  start: Int[Array, ""] | int,
+  first_B: Int[Array, "B"],
+  window: int | None = None,
+) -> Float[Array, "B T N H"]:
+  """`attend`, causal, of queries in the slots from `start` on over all slots of a KV cache.
+
+  Args:
+    first_B: the slots before are seen by nobody: padding.
+  """
+  B, T, N, H = q_BTNH.shape
+  K, S = k_BKSH.shape[1:3]
+  q_BKGTH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+  key_S = np.arange(S)
+  mask_TS = visible(start + jnp.arange(T), key_S, causal=True, window=window)
+  mask_BTS = mask_TS[None] & (key_S[None, None] >= first_B[:, None, None])
+  scores = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH)
+  out_BKGTH = _average(scores, mask_BTS, v_BKSH)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
 def _average(
   scores_BKGTS: Float[Array, "B K G T S"],
   mask: Bool[Array | np.ndarray, "*X Y S"],

@@ -119,6 +119,7 @@ def resolve(config: Config) -> Config:
   resolved = dataclasses.replace(config, model=model, task=task)
   if isinstance(task, Text):
     text_config.check_model(task, model)
+  require(model.lm_head, "config.model.lm_head", False, "true to be trained")
   _check_training(resolved)
   return resolved
 

@@ -126,6 +126,11 @@ def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+def gelu_erf(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+  """Returns x Phi(x), which `gelu` comes close to (arXiv:1606.08415, equation 2)."""
+  return jax.nn.gelu(widen(x), approximate=False).astype(x.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def normalize(
   x_MD: Float[Array, "M D"], scale_D: Float[Array, "D"], epsilon: float, center: bool

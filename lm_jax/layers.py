@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax import attention, kernels, parametrization, sharding
-from lm_jax.model_config import ModelConfig
+from lm_jax.model_config import ModelConfig, RopeScaling
 
+NO_SCALING = RopeScaling()
 PRODUCT = "product"  # the name, to rematerialization, of what a product with weights gives
 
 # --- initialization ---------------------------------------------------------------------------
@@ -81,21 +83,51 @@ def sinusoids(length: int, d_model: int) -> np.ndarray:
   return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(length, d_model).astype(np.float32)
 
 
-def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-  """Returns cos and sin [T, H/2] of pos * theta^(-2i/H) (Su et al., arXiv:2104.09864, eq. 15)."""
-  angle = np.arange(length)[:, None] * theta ** (-np.arange(0, head_dim, 2)[None, :] / head_dim)
+def rope_tables(
+  length: int, head_dim: int, theta: float, scaling: RopeScaling = NO_SCALING
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns cos and sin [T, H/2] of pos * theta^(-2i/H) (Su et al., arXiv:2104.09864, eq. 15).
+
+  Args:
+    head_dim: H, the dimensions that are rotated.
+    scaling: what is made of the frequencies theta^(-2i/H).
+  """
+  frequency_X = _scaled_frequencies(theta ** (-np.arange(0, head_dim, 2) / head_dim), scaling)
+  angle = np.arange(length)[:, None] * frequency_X[None]
   return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def _scaled_frequencies(frequency_X: np.ndarray, s: RopeScaling) -> np.ndarray:
+  """Returns frequencies, radians a token, see `RopeScaling`."""
+  if s.kind == "none":
+    return frequency_X
+  if s.kind == "linear":
+    return frequency_X / s.factor
+  turns_X = s.original_context_length * frequency_X / (2 * math.pi)  # in the old context
+  kept_X = (turns_X - s.low_frequency_factor) / (s.high_frequency_factor - s.low_frequency_factor)
+  kept_X = np.clip(kept_X, 0, 1)
+  return frequency_X * (kept_X + (1 - kept_X) / s.factor)
+
+
+def rotary_tables(c: ModelConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns cos and sin [T, X] of a model, X half the dimensions that it rotates."""
+  return rope_tables(length, c.rotary_dim, c.rope_theta, c.rope_scaling)
 
 
 def rotate(
   x_BTNH: Float[Array, "B T N H"],
-  cos_TX: Float[Array | np.ndarray, "T X"],
-  sin_TX: Float[Array | np.ndarray, "T X"],
+  cos: Float[Array | np.ndarray, "*B T X"],
+  sin: Float[Array | np.ndarray, "*B T X"],
 ) -> Float[Array, "B T N H"]:
-  """Rotates the pairs (i, i + H/2) of each head by its position's angles (GPT-NeoX's pairing)."""
-  cos, sin = cos_TX[None, :, None, :], sin_TX[None, :, None, :]
-  a, b = jnp.split(x_BTNH, 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+  """Rotates the pairs (i, i + X) of each head's first 2 X dimensions by its position's angles (GPT-NeoX's).
+
+  Args:
+    cos, sin: of all sequences alike, or of each.
+  """
+  X, shape = cos.shape[-1], (-1, *cos.shape[-2:])
+  cos, sin = cos.reshape(shape)[:, :, None], sin.reshape(shape)[:, :, None]
+  a, b, rest = x_BTNH[..., :X], x_BTNH[..., X : 2 * X], x_BTNH[..., 2 * X :]
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x_BTNH.dtype)
 
 
 # --- modules ----------------------------------------------------------------------------------
@@ -175,6 +207,22 @@ def attend(
   return attention.attend(q_BTNH, k_BTKH, v_BTKH, **who, blocks=blocks, recompute=recompute)
 
 
+@struct.dataclass
+class Slots:
+  """Where the tokens of a call stand in a KV cache (lm_jax/kv_cache.py).
+
+  Attributes:
+    start: the slot of the first of them; an int 0 where the cache is known to be empty.
+    first_B: the slot of each sequence's first token.
+    cos_BTX, sin_BTX: their rotary angles.
+  """
+
+  start: Int[Array, ""] | int
+  first_B: Int[Array, "B"]
+  cos_BTX: Float[Array, "B T X"] | None
+  sin_BTX: Float[Array, "B T X"] | None
+
+
 class Attention(nn.Module):
   """Multi-head attention (arXiv:1706.03762, section 3.2.2), grouped-query when K < N."""
 
@@ -187,12 +235,14 @@ class Attention(nn.Module):
     batch: int,
     documents_BT: Int[Array, "B T"] | None,
     prefix_BT: Bool[Array, "B T"] | None,
+    slots: Slots | None = None,
   ) -> Float[Array, "M D"]:
     c = self.config
     T = x_MD.shape[0] // batch
 
     def weights(name: str, heads: int) -> tuple[Array, Array | None]:
-      return Weights(heads * c.head_dim, c.use_bias, kernel_init(c), name=name)(c.d_model)
+      has_bias = c.use_bias or c.qkv_bias
+      return Weights(heads * c.head_dim, has_bias, kernel_init(c), name=name)(c.d_model)
 
     projected = linear(
       x_MD, weights("query", c.num_heads), weights("key", c.num_kv_heads), weights("value", c.num_kv_heads),
@@ -203,19 +253,39 @@ class Attention(nn.Module):
       for y in projected
     )
     if c.positions == "rope":
-      cos, sin = rope_tables(T, c.head_dim, c.rope_theta)
+      cos, sin = rotary_tables(c, T) if slots is None else (slots.cos_BTX, slots.sin_BTX)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     q = scaled(q, parametrization.attention_multiplier(c))
-    out = attend(c, q, k, v, documents_BT, prefix_BT)
+    cached = None if slots is None else self._remember(k, v, slots)
+    if cached is None or isinstance(slots.start, int):
+      out = attend(c, q, k, v, documents_BT, prefix_BT)
+    else:
+      where = {"start": slots.start, "first_B": slots.first_B, "window": c.attention_window}
+      out = attention.attend_cache(q, *cached, **where)
     out_MX = sharding.constrain(
       out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS
     )
     out_weights = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="out")
     return linear(out_MX, out_weights(out_MX.shape[1]))[0]
 
+  def _remember(
+    self, k_BTKH: Array, v_BTKH: Array, slots: Slots
+  ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]]:
+    """Puts keys and values into the layer's cache, and returns all that it holds."""
+    cached = []
+    for name, x_BTKH in (("keys", k_BTKH), ("values", v_BTKH)):
+      cache = self.variable("cache", name)
+      x_BKTH = x_BTKH.transpose(0, 2, 1, 3).astype(cache.value.dtype)
+      cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, x_BKTH, slots.start, axis=2)
+      cached.append(cache.value)
+    return tuple(cached)
+
+
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": kernels.gelu, "gelu_erf": kernels.gelu_erf}
+
 
 class Mlp(nn.Module):
-  """Position-wise MLP: ReLU, GELU (tanh form, arXiv:1606.08415) or SwiGLU (arXiv:2002.05202)."""
+  """Position-wise MLP: ReLU, GELU (arXiv:1606.08415) or SwiGLU (arXiv:2002.05202)."""
 
   config: ModelConfig
 
@@ -230,7 +300,7 @@ class Mlp(nn.Module):
       gate_MF, up_MF = linear(x_MD, up("gate"), up("up"), axis=sharding.MLP)
       h_MF = jax.nn.silu(gate_MF) * up_MF
     else:
-      h_MF = {"relu": jax.nn.relu, "gelu": kernels.gelu}[c.activation](linear(x_MD, up("up"))[0])
+      h_MF = ACTIVATIONS[c.activation](linear(x_MD, up("up"))[0])
     h_MF = sharding.constrain(h_MF, sharding.BATCH, sharding.MLP)
     down = Weights(c.d_model, c.use_bias, kernel_init(c, residual=True), name="down")
     return linear(h_MF, down(c.d_ff))[0]
@@ -249,14 +319,18 @@ class Block(nn.Module):
     documents_BT: Int[Array, "B T"] | None,
     prefix_BT: Bool[Array, "B T"] | None,
     deterministic: bool,
+    slots: Slots | None = None,
   ) -> Float[Array, "M D"]:
     c = self.config
     attention, dropout = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)
-    who = (batch, documents_BT, prefix_BT)
+    who = (batch, documents_BT, prefix_BT, slots)
 
     def branch(y_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
       return scaled(dropout(y_MD), parametrization.residual_multiplier(c))
 
+    if c.parallel_block and c.parallel_norms:  # GPT-NeoX, arXiv:2204.06745 section 2.1
+      mlp_MD = Mlp(c, name="mlp")(Norm(c, name="mlp_norm")(x_MD))
+      return x_MD + branch(attention(Norm(c, name="attention_norm")(x_MD), *who) + mlp_MD)
     if c.parallel_block:  # y = x + MLP(norm(x)) + Attention(norm(x)), arXiv:2204.02311 section 2
       h_MD = Norm(c, name="norm")(x_MD)
       return x_MD + branch(attention(h_MD, *who) + Mlp(c, name="mlp")(h_MD))
@@ -301,7 +375,7 @@ class OutputTransform(nn.Module):
     c = self.config
     dense = Weights(c.d_model, c.use_bias, kernel_init(c), name="dense")
     # A gated activation has two inputs; this has one.
-    activation = jax.nn.relu if c.activation == "relu" else kernels.gelu
+    activation = ACTIVATIONS.get(c.activation, kernels.gelu)
     return Norm(c, name="norm")(activation(linear(x_MD, dense(c.d_model))[0]))
 
 

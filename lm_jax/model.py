@@ -35,10 +35,13 @@ class Transformer(nn.Module):
     documents_BT: Int[Array, "B T"] | None = None,
     prefix_BT: Bool[Array, "B T"] | None = None,
     segments_BT: Int[Array, "B T"] | None = None,
+    slots: layers.Slots | None = None,
     with_next_sentence: bool = False,
     deterministic: bool = True,
   ) -> Float[Array, "B P V"] | Float[Array, "B P"] | tuple[Float[Array, "B P *V"], Float[Array, "B 2"]]:
     """Returns logits at `label_positions` (default: everywhere, P = T), or -log p(target) there in nats.
+
+    With `config.lm_head` false these are the last hidden states [B, P, D], after the final norm, float32.
 
     Args:
       label_positions: static positions; the output layer runs on these only.
@@ -50,6 +53,7 @@ class Transformer(nn.Module):
       prefix_BT: true at tokens that all of their document see, also from before them: a prefix LM
         (arXiv:1910.10683, section 3.2.1). For causal models; keys are then computed in full width.
       segments_BT: the segment of each token, below `config.num_segments`; default: 0.
+      slots: where the tokens stand in the "cache" collection, which they are added to; see `kv_cache.read`.
       with_next_sentence: asks for (the above, logits [B, 2] of the next-sentence head: not next, next).
       deterministic: false applies dropout, from the "dropout" rng.
     """
@@ -57,13 +61,17 @@ class Transformer(nn.Module):
     B, T = tokens_BT.shape
     if with_next_sentence and not c.next_sentence_head:
       raise ValueError("with_next_sentence asked of a model with next_sentence_head=false")
-    embed, x_MD = self._trunk(tokens_BT, documents_BT, prefix_BT, segments_BT, deterministic)
+    embed, x_MD = self._trunk(tokens_BT, documents_BT, prefix_BT, segments_BT, deterministic, slots)
     norm = self._final_norm()
     next_B2 = None
+    if c.pooler and self.is_initializing():
+      self._pooled(norm(x_MD.reshape(B, T, -1)[:, 0]))
     if with_next_sentence or (c.next_sentence_head and self.is_initializing()):
       pooled_BD = self._pooled(norm(x_MD.reshape(B, T, -1)[:, 0]))
       next_B2 = self._classes(pooled_BD, 2, "next_sentence")
     x_MD = norm(select(x_MD, B, label_positions, positions_BP))
+    if not c.lm_head:
+      return kernels.widen(x_MD).reshape(B, -1, c.d_model)
     if c.output_transform:
       x_MD = layers.OutputTransform(c, name="output_transform")(x_MD)
     x_MD = layers.scaled(x_MD, parametrization.output_multiplier(c))
@@ -83,6 +91,7 @@ class Transformer(nn.Module):
     prefix_BT: Array | None,
     segments_BT: Array | None,
     deterministic: bool,
+    slots: layers.Slots | None = None,
   ) -> tuple[layers.Embedding, Float[Array, "M D"]]:
     """Returns the token table, and what comes out of the last block."""
     c = self.config
@@ -95,25 +104,36 @@ class Transformer(nn.Module):
     x_MD = embed(tokens_BT.reshape(-1))
     if c.scale_embeddings:
       x_MD *= math.sqrt(parametrization.base_width(c))
-    x_MD = self._add_positions(x_MD, B, T, documents_BT)
+    positions_BT = None if documents_BT is None else attention.document_positions(documents_BT)
+    if slots is not None:
+      positions_BT = slot_positions(slots, T)
+      slots = self._with_angles(slots, positions_BT)
+    x_MD = self._add_positions(x_MD, B, T, positions_BT)
     x_MD = self._add_segments(x_MD, segments_BT)
     if c.embedding_norm:
       x_MD = layers.Norm(c, name="embedding_norm")(x_MD)
     x_MD = x_MD.astype(c.dtype)
     x_MD = nn.Dropout(c.dropout, deterministic=deterministic)(x_MD)
-    return embed, self._blocks(x_MD, tokens_BT, documents_BT, prefix_BT, deterministic)
+    return embed, self._blocks(x_MD, tokens_BT, documents_BT, prefix_BT, deterministic, slots)
 
-  def _add_positions(self, x_MD: Array, B: int, T: int, documents_BT: Array | None) -> Array:
+  def _add_positions(self, x_MD: Array, B: int, T: int, positions_BT: Array | None) -> Array:
     c = self.config
     if c.positions == "learned":
-      table = self.param("positions", layers.embedding_init(c), (c.context_length, c.d_model))[:T]
+      table = self.param("positions", layers.embedding_init(c), (c.context_length, c.d_model))
     elif c.positions == "sinusoidal":
-      table = layers.sinusoids(T, c.d_model)
+      table = layers.sinusoids(c.context_length, c.d_model)
     else:
       return x_MD
-    if documents_BT is not None:
-      return x_MD + jnp.asarray(table)[attention.document_positions(documents_BT).reshape(-1)]
-    return (x_MD.reshape(B, T, -1) + table[None]).reshape(B * T, -1)
+    if positions_BT is not None:
+      return x_MD + jnp.asarray(table)[positions_BT.reshape(-1)]
+    return (x_MD.reshape(B, T, -1) + table[None, :T]).reshape(B * T, -1)
+
+  def _with_angles(self, slots: layers.Slots, positions_BT: Array) -> layers.Slots:
+    c = self.config
+    if c.positions != "rope":
+      return slots
+    cos, sin = (jnp.asarray(table)[positions_BT] for table in layers.rotary_tables(c, c.context_length))
+    return slots.replace(cos_BTX=cos, sin_BTX=sin)
 
   def _add_segments(self, x_MD: Array, segments_BT: Array | None) -> Array:
     c = self.config
@@ -131,9 +151,10 @@ class Transformer(nn.Module):
     documents_BT: Array | None,
     prefix_BT: Array | None,
     deterministic: bool,
+    slots: layers.Slots | None,
   ) -> Float[Array, "M D"]:
     c, B = self.config, len(tokens_BT)
-    Block, how = rematerialized(c), (documents_BT, prefix_BT, deterministic)
+    Block, how = rematerialized(c), (documents_BT, prefix_BT, deterministic, slots)
     if not c.scan_layers:
       apart = c.remat != "none" and jax.default_backend() == "cpu" and not self.is_initializing()
       for layer in range(c.num_layers):
@@ -148,7 +169,7 @@ class Transformer(nn.Module):
 
     scan = nn.scan(
       body,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "cache": 0},
       split_rngs={"params": True, "dropout": True},
       length=c.num_layers,
     )
@@ -212,6 +233,12 @@ class Classifier(Transformer):
       x_BD = self._pooled(self._final_norm()(x_BTD[:, 0]))
     x_BD = nn.Dropout(c.dropout, deterministic=deterministic)(x_BD)
     return self._classes(x_BD, self.num_classes, "classifier")
+
+
+def slot_positions(slots: layers.Slots, T: int) -> Int[Array, "B T"]:
+  """Returns the positions of the T tokens of a call, counted from each sequence's first; 0 before it."""
+  slot_T = slots.start + jnp.arange(T, dtype=jnp.int32)
+  return jnp.maximum(slot_T[None] - slots.first_B[:, None], 0)
 
 
 def _run(block: nn.Module, x_MD: Array, tokens_BT: Array, *args: Any) -> Float[Array, "M D"]:

@@ -33,6 +33,22 @@ def cudnn_obstacle(
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How rotary frequencies are changed for contexts longer than those of pretraining.
+
+  linear: all of them over `factor` (arXiv:2306.15595). llama3: those of wavelengths beyond
+  original_context_length / low_frequency_factor over `factor`, those below
+  original_context_length / high_frequency_factor as they are, and a blend between (Llama 3.1's code).
+  """
+
+  kind: Literal["none", "linear", "llama3"] = "none"
+  factor: float = 1.0
+  low_frequency_factor: float = 1.0
+  high_frequency_factor: float = 4.0
+  original_context_length: int = 8192  # tokens
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """A Transformer. `none` sizes follow from the task or from the other sizes."""
 
@@ -48,20 +64,26 @@ class ModelConfig:
   d_ff: int | None = None  # 4 d_model; 8/3 d_model for swiglu, which has three matrices
   positions: Literal["learned", "sinusoidal", "rope", "none"] = "rope"
   rope_theta: float = 10_000.0
+  rope_scaling: RopeScaling = RopeScaling()
+  rotary_fraction: float = 1.0  # share of a head's dimensions that rope rotates, the first ones (GPT-NeoX)
   norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
   norm_position: Literal["pre", "post"] = "pre"
   norm_epsilon: float = 1e-5
-  activation: Literal["relu", "gelu", "swiglu"] = "gelu"
+  activation: Literal["relu", "gelu", "gelu_erf", "swiglu"] = "gelu"  # gelu: the tanh form
   tie_embeddings: bool = False
-  use_bias: bool = False
+  use_bias: bool = False  # of all products and of layernorms; not of the logits
+  qkv_bias: bool = False  # without `use_bias`: of queries, keys and values alone (Qwen2)
   scale_embeddings: bool = False  # multiply embeddings by sqrt(d_model)
   parallel_block: bool = False  # attention and MLP read the same normed input (PaLM)
+  parallel_norms: bool = False  # parallel_block: a norm each (GPT-NeoX)
   attention_only: bool = False  # no MLPs (Edelman et al., arXiv:2402.11004)
   causal: bool = True
   num_segments: int = 0  # kinds of segments told apart by an embedding (arXiv:1810.04805: 2); 0: none
   embedding_norm: bool = False  # normalize the sum of embeddings (BERT)
   output_transform: bool = False  # dense, activation and norm before the output matrix (BERT)
   output_bias: bool = False  # on the logits (BERT)
+  lm_head: bool = True  # false: no logits; a bare encoder, whose output are the last hidden states
+  pooler: bool = False  # a pooled first token for classifiers, without the next-sentence head
   next_sentence_head: bool = False  # a pooled first token and two classes (BERT)
   # Tokens that a query sees (arXiv:2004.05150, section 3.1): W with itself the last, t-W+1..t, if causal;
   # else as many to each side, t-W//2..t+W//2. Those of a prefix are seen from anywhere. none: all.
@@ -81,6 +103,11 @@ class ModelConfig:
   )
   attention: Literal["auto", "blocks", "cudnn"] = "auto"  # auto: cudnn on a GPU where it can, else blocks
   attention_block: int = 64  # queries a block of causal attention; keys after a block are not computed
+
+  @property
+  def rotary_dim(self) -> int:
+    """Dimensions of a head that are rotated."""
+    return int(self.rotary_fraction * self.head_dim)
 
   def query_blocks(self, length: int, prefix: bool = False) -> list[tuple[int, int, int, int]]:
     """Returns [(first query, end of queries, first key, end of keys that they may see)] covering 0..length.
@@ -180,6 +207,7 @@ def check(m: ModelConfig) -> None:
            f"a divisor of num_heads={m.num_heads}")  # fmt: skip
   require(m.positions != "rope" or m.head_dim % 2 == 0, f"{path}.head_dim", m.head_dim,
            "even for positions=rope")  # fmt: skip
+  _check_rope(m)
   require(m.positions != "sinusoidal" or m.d_model % 2 == 0, f"{path}.d_model", m.d_model,
            "even for positions=sinusoidal")  # fmt: skip
   obstacle = cudnn_obstacle(m.dtype, m.head_dim, causal=m.causal, window=m.attention_window)
@@ -190,6 +218,22 @@ def check(m: ModelConfig) -> None:
            "pre for parallel_block=true")  # fmt: skip
   require(not (m.parallel_block and m.attention_only), f"{path}.attention_only", m.attention_only,
            "false for parallel_block=true")  # fmt: skip
+  require(m.parallel_block or not m.parallel_norms, f"{path}.parallel_norms", m.parallel_norms,
+           "false for parallel_block=false")  # fmt: skip
+  require(m.lm_head or not m.next_sentence_head, f"{path}.next_sentence_head", m.next_sentence_head,
+           "false for lm_head=false")  # fmt: skip
+  require(not (m.pooler and (m.next_sentence_head or m.causal)), f"{path}.pooler", m.pooler,
+           "false for next_sentence_head=true, which has one, and for causal=true")  # fmt: skip
   require(m.num_segments >= 0, f"{path}.num_segments", m.num_segments, "0 or greater")
   require(not (m.next_sentence_head and m.causal), f"{path}.next_sentence_head", m.next_sentence_head,
           "false for causal=true: the first token of a decoder sees no other")  # fmt: skip
+
+
+def _check_rope(m: ModelConfig) -> None:
+  path, s = "config.model", m.rope_scaling
+  require(0 < m.rotary_fraction <= 1, f"{path}.rotary_fraction", m.rotary_fraction, "in (0, 1]")
+  require(m.positions != "rope" or m.rotary_dim % 2 == 0, f"{path}.rotary_fraction", m.rotary_fraction,
+          f"an even number of dimensions of head_dim={m.head_dim}, and not {m.rotary_dim}")  # fmt: skip
+  require_positive(s, f"{path}.rope_scaling", ("factor", "low_frequency_factor", "original_context_length"))
+  require(s.high_frequency_factor > s.low_frequency_factor, f"{path}.rope_scaling.high_frequency_factor",
+          s.high_frequency_factor, f"above low_frequency_factor={s.low_frequency_factor}")  # fmt: skip

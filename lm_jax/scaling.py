@@ -68,7 +68,7 @@ def mlp_matrices(m: ModelConfig) -> list[Shape]:
 
 def num_norms(m: ModelConfig) -> int:
   """Returns how many norms a model has; post-norm blocks end in their own, others in a final one."""
-  a_layer = 1 if m.parallel_block or m.attention_only else 2
+  a_layer = 1 if (m.parallel_block and not m.parallel_norms) or m.attention_only else 2
   return m.num_layers * a_layer + (m.norm_position == "pre") + m.embedding_norm
 
 
@@ -87,13 +87,19 @@ def param_breakdown(m: ModelConfig) -> dict[str, int]:
     "token_table": m.vocab_size * D,
     "position_table": m.context_length * D if m.positions == "learned" else 0,
     "segment_table": m.num_segments * D,
-    "attention": m.num_layers * with_biases(attention_matrices(m)),
+    "attention": m.num_layers * (with_biases(attention_matrices(m)) + _qkv_biases(m)),
     "mlp": m.num_layers * with_biases(mlp_matrices(m)),
     "norms": num_norms(m) * norm,
-    "output_transform": with_biases([(D, D)]) + norm if m.output_transform else 0,
-    "output": (0 if m.tie_embeddings else D * m.vocab_size) + m.output_bias * m.vocab_size,
+    "output_transform": with_biases([(D, D)]) + norm if m.output_transform and m.lm_head else 0,
+    "output": m.lm_head * ((0 if m.tie_embeddings else D * m.vocab_size) + m.output_bias * m.vocab_size),
+    "pooler": D * D + D if m.pooler else 0,
     "next_sentence": _head_params(m, 2) if m.next_sentence_head else 0,
   }
+
+
+def _qkv_biases(m: ModelConfig) -> int:
+  """Returns the biases of a layer's queries, keys and values where these alone have any."""
+  return sum(columns for _, columns in attention_matrices(m)[:3]) if m.qkv_bias and not m.use_bias else 0
 
 
 def _head_params(m: ModelConfig, num_classes: int) -> int:
@@ -110,7 +116,7 @@ def count_params(m: ModelConfig, num_classes: int | None = None) -> ParamCount:
   """Returns the numbers of parameters of a Transformer or a Classifier, in total and without embeddings."""
   parts = param_breakdown(m)
   if num_classes is not None:
-    parts |= {"output_transform": 0, "output": 0, "next_sentence": _head_params(m, num_classes)}
+    parts |= {"output_transform": 0, "output": 0, "pooler": 0, "next_sentence": _head_params(m, num_classes)}
   tables = parts["token_table"] + parts["position_table"] + parts["segment_table"]
   total = sum(parts.values())
   return ParamCount(total, total - tables - parts["output"])

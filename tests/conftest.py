@@ -22,7 +22,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 # Modules whose jaxtyping annotations are checked at every call. The hook must precede their import.
-CHECKED = ["lm_jax.attention", "lm_jax.kernels", "lm_jax.layers", "lm_jax.model", "lm_jax.objectives"]
+CHECKED = [
+  "lm_jax.attention", "lm_jax.kernels", "lm_jax.kv_cache", "lm_jax.layers", "lm_jax.model",
+  "lm_jax.objectives",
+]  # fmt: skip
 if importlib.util.find_spec("beartype"):
   install_import_hook(CHECKED, "beartype.beartype")
 

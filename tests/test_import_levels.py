@@ -17,13 +17,12 @@ LEVELS = {
   0: (
     "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
     "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
-    "text_config", "tokenizers",
+    "text_config", "tokenizers", "generation_config",
   ),
   1: ("data",),
   2: (
-    "attention", "kernels", "layers", "lora", "metrics", "model", "objectives", "optimizer", "param_paths",
-    "sharding",
-    "tasks",
+    "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
+    "param_paths", "sharding", "tasks",
   ),
   3: (
     "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop", "parallel",
