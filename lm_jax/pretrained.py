@@ -68,6 +68,17 @@ def shapes(model: ModelConfig) -> Any:
   return jax.eval_shape(init, key, tokens)["params"]
 
 
+def block_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """Returns {path: shape} of the parameters of a model whose blocks are apart, whatever its depth."""
+  one = flat(shapes(dataclasses.replace(model, num_layers=1, scan_layers=False, remat="none")))
+  found = {}
+  for path, leaf in one.items():
+    owner, _, rest = path.partition("/")
+    owners = [f"block_{i}/{rest}" for i in range(model.num_layers)] if owner == "block_0" else [path]
+    found |= dict.fromkeys(owners, tuple(leaf.shape))
+  return found
+
+
 def untrained(p: Pretrained, seed: int = 0) -> Pretrained:
   """Returns the same model as its `initializer` draws it, a control."""
   tokens = jnp.zeros((1, min(8, p.model.context_length)), jnp.int32)

@@ -1,7 +1,8 @@
 """Weights in safetensors files, one or several: names and shapes at once, numbers one tensor at a time."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,15 @@ def save(tensors: Mapping[str, Any], path: Path) -> None:
 
   arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
   save_file(arrays, path, metadata={"format": "pt"})
+
+
+def shard_name(i: int, count: int) -> str:
+  """Returns the name of file i of `count`."""
+  return FILE if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
+
+
+def save_index(folder: Path, names: Sequence[Sequence[str]], total_bytes: int) -> None:
+  """Writes which tensors are in which file, given the names in each."""
+  owners = {name: shard_name(i, len(names)) for i, shard in enumerate(names) for name in shard}
+  index = {"metadata": {"total_size": total_bytes}, "weight_map": owners}
+  (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
