@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from lm_jax.interop import folders, huggingface, native, runs
+from lm_jax.interop import folders, gguf_files, huggingface, native, runs
 from lm_jax.pretrained import Pretrained, untrained
 from lm_jax.strict import ConfigError
 
 __all__ = ["load"]
 
-FORMATS = "a run of lm-jax train, a folder of lm-jax convert, or a folder of Hugging Face transformers"
+FORMATS = (
+  "a run of lm-jax train, a folder of lm-jax convert, a folder of Hugging Face transformers, or a GGUF file"
+)
 
 
 def load(path: str | Path, *, name: str = "--model", trained: bool = True) -> Pretrained:
@@ -44,4 +46,6 @@ def _load(path: Path, name: str) -> Pretrained:
     return native.load(path, name=name)
   if (path / huggingface.CONFIG).is_file():
     return huggingface.load(path, name=name)
+  if path.suffix == gguf_files.SUFFIX or (path.is_dir() and any(path.glob(f"*{gguf_files.SUFFIX}"))):
+    return gguf_files.load(path, name=name)
   raise ConfigError(f"{name}={path}: is no model: it has no config.json; must be {FORMATS}")
