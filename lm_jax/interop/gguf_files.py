@@ -17,6 +17,11 @@ SUFFIX = ".gguf"
 _BROKEN = (ValueError, KeyError, IndexError, OverflowError, TypeError, OSError, AttributeError)
 
 
+def is_model(path: Path) -> bool:
+  """Whether a path is a GGUF file, or a folder with any."""
+  return path.suffix == SUFFIX if path.is_file() else any(path.glob(f"*{SUFFIX}"))
+
+
 def load(path: Path, *, name: str = "--model") -> Pretrained:
   """Opens a file, or the only one of a folder.
 

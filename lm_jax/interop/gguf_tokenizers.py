@@ -40,7 +40,8 @@ def read(facts: Any, where: str) -> TextSide:
   specials = [token for token, kind in zip(tokens, kinds, strict=True) if kind in (UNKNOWN, CONTROL)]
   tokenizer = built_tokenizers.finish(inner, specials, named, begin)
   template = facts.get("tokenizer.chat_template", str, "") or None
-  return TextSide(tokenizer, dict(tokenizer.specials), tuple(i for _, i in begin), template)
+  bos = {"bos": tokens.index(named["bos_token"])} if "bos_token" in named else {}
+  return TextSide(tokenizer, tokenizer.specials | bos, tuple(i for _, i in begin), template)
 
 
 def _named(facts: Any, tokens: Sequence[str], where: str) -> dict[str, str]:
