@@ -22,13 +22,16 @@ LEVELS = {
   1: ("data",),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "sharding", "tasks",
+    "param_paths", "sampling", "sharding", "tasks",
   ),
   3: (
-    "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop", "parallel",
-    "population", "pretrained", "scorer", "state", "step",
+    "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
+    "parallel", "population", "pretrained", "scorer", "state", "step",
   ),
-  4: ("bench", "evaluate", "few_shot", "finetune", "journal", "loop", "programs", "text_scores", "writers"),
+  4: (
+    "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
+    "programs", "text_scores", "writers",
+  ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),
   7: ("__main__", "cli"),
