@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax import finetune_programs, lora, pretrained, rundir, strict, tokenizers
+from lm_jax import finetune_programs, pretrained, rundir, strict, tokenizers
 from lm_jax.data.classifier_inputs import Encoder
 from lm_jax.model_config import ModelConfig
+from lm_jax.param_paths import flat, nested
 from lm_jax.strict import ConfigError
 
 FILE, PARAMS = "classifier.json", "params.npz"
@@ -63,12 +64,12 @@ def save(c: Classifier, folder: Path) -> None:
   beside = folder.with_name(f".{folder.name}.{os.getpid()}")
   shutil.rmtree(beside, ignore_errors=True)
   beside.mkdir(parents=True)
-  np.savez(beside / PARAMS, **lora.flat(c.params))
+  np.savez(beside / PARAMS, **flat(c.params))
   c.encoder.tokenizer.save(beside / pretrained.TOKENIZER)
   rundir.write_json(beside / FILE, {
     "model": strict.to_dict(c.model), "classes": list(c.classes), "max_length": c.encoder.max_length,
-    "specials": dict(c.encoder.specials), "tokenizer": c.encoder.tokenizer.digest,
-    **c.facts,
+    "specials": dict(c.encoder.specials), "begin": list(c.encoder.begin),
+    "tokenizer": c.encoder.tokenizer.digest, **c.facts,
   })  # fmt: skip
   # A folder cannot be replaced in one step; for a moment there is none, and never a half one.
   if folder.exists():
@@ -106,22 +107,12 @@ def load(folder: Path) -> Classifier:
       f"{folder}: its tokenizer has digest {tokenizer.digest}, but the model's was {saved['tokenizer']}"
     )
   with np.load(folder / PARAMS, allow_pickle=False) as arrays:
-    params = _nested(dict(arrays))
+    params = nested(dict(arrays))
   classes = tuple(saved["classes"])
   shapes = jax.eval_shape(lambda: finetune_programs.init_params(model, len(classes), np.zeros(2, np.uint32)))
-  pretrained.check_fit(params, shapes, f"{folder / PARAMS}")
-  encoder = Encoder(tokenizer, saved["specials"], model.causal, saved["max_length"])
+  pretrained.check_fit(params, shapes, f"{folder / PARAMS} does not fit its {FILE}")
+  # Those saved before there was a `begin` had none.
+  begin = tuple(saved.get("begin", ()))
+  encoder = Encoder(tokenizer, saved["specials"], model.causal, saved["max_length"], begin)
   facts = {key: saved[key] for key in ("method", "shots", "draw", "step", "dev_accuracy", "dev_nll", "data")}
   return Classifier(model, classes, params, encoder, facts)
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-  """Returns the tree of {"block_0/mlp/up/kernel": leaf}."""
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *owners, name = path.split("/")
-    node = tree
-    for owner in owners:
-      node = node.setdefault(owner, {})
-    node[name] = leaf
-  return tree

@@ -62,7 +62,7 @@ class Finetuning:
   """
 
   def __init__(self, c: FinetuneConfig, pretrained: Pretrained):
-    model = pretrained.config.model
+    model = pretrained.model
     if c.max_length > model.context_length:
       raise ConfigError(
         f"config.max_length={c.max_length}: must be at most the model's context_length={model.context_length}"
@@ -90,8 +90,9 @@ class Finetuning:
 
   def _encode(self) -> None:
     """Makes the tables of examples: train, then valid, in one, and test in another."""
-    specials, causal = self.pretrained.specials, self.model.causal
-    encoder = Encoder(self.pretrained.tokenizer, specials, causal, self.c.max_length)
+    p, causal = self.pretrained, self.model.causal
+    tokenizer = p.require_tokenizer("config.checkpoint")
+    encoder = Encoder(tokenizer, p.specials, causal, self.c.max_length, p.begin if causal else ())
     train, valid = self.data.train, self.data.valid
     sequences = encoder.sequences(train.texts + valid.texts)
     # Of all of train and valid, so that it does not depend on which runs there are.
@@ -113,12 +114,13 @@ class Finetuning:
 
   def _facts(self) -> dict[str, Any]:
     c, test = self.c, self.data.test.take(self._test_rows)
+    begin = {"begin": list(self.encoder.begin)} if self.encoder.begin else {}
     return {
       "name": Path(c.data.name).name, "classes": list(self.classes), "chance": 1 / len(self.classes),
       "majority_share": labelled.majority_share(test), "num_train": len(self.data.train),
       "num_valid": len(self.data.valid), "num_dev": c.data.num_dev, "num_test": len(test),
       "sequence_length": self.encoder.max_length, "initial": c.initial, "data_digest": self.data.digest,
-      "model": self.pretrained.identity, "settings": finetune_config.identity(c),
+      "model": self.pretrained.identity | begin, "settings": finetune_config.identity(c),
     }  # fmt: skip
 
   # --- runs -------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class FinetuneOptimizer:
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
   study: str = "untitled"
-  checkpoint: str | None = None  # folder of a run of lm-jax train
+  checkpoint: str | None = None  # a run of lm-jax train, or any model that lm-jax can read
   # Without a checkpoint: trained first, in WORKDIR/pretraining.
   pretraining: Config = dataclasses.field(default_factory=Config)
   initial: Literal["pretrained", "random"] = "pretrained"  # random: the same model untrained, a control

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm_jax.param_paths import flat, name
 from lm_jax.strict import ConfigError, nearest
 
 Factors = dict[str, tuple[jax.Array, jax.Array]]  # "block_0/attention/query/kernel": (A, B)
@@ -64,12 +65,3 @@ def merge(params: Any, factors: Factors, alpha: float) -> Any:
     return w + alpha / a.shape[-1] * (a @ b)
 
   return jax.tree_util.tree_map_with_path(merged, params)
-
-
-def flat(params: Any) -> dict[str, Any]:
-  """Returns {"block_0/attention/query/kernel": leaf, ...}."""
-  return {name(path): x for path, x in jax.tree_util.tree_flatten_with_path(params)[0]}
-
-
-def name(path: tuple) -> str:
-  return "/".join(str(getattr(entry, "key", entry)) for entry in path)

@@ -1,22 +1,20 @@
-"""A trained language model, from the folder of its run: what it is, its parameters and its tokenizer."""
+"""A trained language model: what it is, its parameters and its tokenizer, wherever it came from."""
 
 import dataclasses
-import functools
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from lm_jax import checkpoint, rundir, state, text_config, tokenizers
-from lm_jax.config import Config, cell_id
-from lm_jax.lora import flat
-from lm_jax.rundir import RunDir
-from lm_jax.strict import ConfigError, did_you_mean
-from lm_jax.task_configs import PythonStdlib
-from lm_jax.text_config import Text
+from lm_jax.model import Transformer
+from lm_jax.model_config import ModelConfig
+from lm_jax.param_paths import flat, nested
+from lm_jax.strict import ConfigError
 from lm_jax.tokenizers import Tokenizer
 
-TOKENIZER = "tokenizer"  # folder of a run
+TOKENIZER = "tokenizer"  # folder of a run, a model or a classifier
+LISTED = 10  # differences named in one line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,95 +22,103 @@ class Pretrained:
   """A language model of text.
 
   Attributes:
-    params: of lm_jax.model.Transformer, numpy or jax arrays.
-    step: updates that made them; 0: none, they are as initialized.
+    model: resolved.
+    params: of lm_jax.model.Transformer, nested dicts of numpy or jax arrays, float32.
+    tokenizer: None where the model came without one; it then takes ids only.
     specials: ids of special tokens, those that its task added among them.
+    begin: ids that it expects before every text: Llama's BOS, a run's separator; () for GPT-2.
+    chat_template: Jinja, as in tokenizer_config.json.
+    family: "lm_jax", or the format it was read from: "gpt2", "gpt_neox", "llama", "bert".
+    identity: two models with equal identities are the same numbers.
+    step: updates that made them; 0: unknown, or none.
   """
 
-  config: Config
+  model: ModelConfig
   params: Any
-  step: int
-  tokenizer: Tokenizer
-  specials: dict[str, int]
+  tokenizer: Tokenizer | None = None
+  specials: dict[str, int] = dataclasses.field(default_factory=dict)
+  begin: tuple[int, ...] = ()
+  chat_template: str | None = None
+  family: str = "lm_jax"
+  identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+  step: int = 0
 
-  @property
-  def identity(self) -> dict[str, Any]:
-    """Two models with equal identities are the same numbers."""
-    return {"cell_id": cell_id(self.config), "step": self.step, "tokenizer": self.tokenizer.digest}
-
-
-def load(folder: str | Path, *, trained: bool = True, name: str = "config.checkpoint") -> Pretrained:
-  """Opens the run in `folder`, finished or not, at its latest checkpoint.
-
-  Args:
-    trained: false gives the run's parameters before its first step, of which no checkpoint is needed.
-    name: what the folder is called in errors.
-
-  Raises:
-    ConfigError: no such run, none of text, no checkpoint yet, or parts that do not fit each other.
-  """
-  folder = Path(folder)
-  config = _config(folder, name)
-  tokenizer, specials = _tokenizer(folder, config, name)
-  if not trained:
-    return Pretrained(config, _initial_params(config), 0, tokenizer, specials)
-  checkpoints = RunDir(folder).checkpoints
-  step = checkpoint.latest_step(checkpoints)
-  if step is None:
-    raise ConfigError(f"{name}={folder}: has no checkpoint yet; train it with lm-jax train")
-  params = checkpoint.read_params(checkpoints, step)
-  check_fit(params, _expected(config), f"{name}={folder}: step {step}")
-  return Pretrained(config, params, step, tokenizer, specials)
+  def require_tokenizer(self, name: str = "--model") -> Tokenizer:
+    """Returns the tokenizer; raises ConfigError, one line, if there is none."""
+    if self.tokenizer is None:
+      raise ConfigError(f"{name}: the model has no tokenizer, so text cannot be used with it; give token ids")
+    return self.tokenizer
 
 
-def _config(folder: Path, name: str) -> Config:
-  path = folder / "config.json"
-  if not folder.is_dir():
-    near = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    raise ConfigError(f"{name}={folder}: no such folder{did_you_mean(folder.name, near)}")
-  if not path.is_file():
-    raise ConfigError(f"{name}={folder}: is no run of lm-jax train: it has no config.json")
-  try:
-    return rundir.from_json(path)
-  except ValueError as error:
-    raise ConfigError(f"{name}={folder}: its config.json is not a run's ({error})") from None
+def check_tokenizer(model: ModelConfig, tokenizer: Tokenizer | None, where: str) -> None:
+  """Raises ConfigError if a tokenizer has ids that the model has no embedding for."""
+  if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
+    raise ConfigError(
+      f"{where}: its tokenizer has {tokenizer.vocab_size} tokens, but the model's vocab_size is "
+      f"{model.vocab_size}"
+    )
 
 
-def _tokenizer(folder: Path, config: Config, name: str) -> tuple[Tokenizer, dict[str, int]]:
-  """Returns a run's tokenizer and special ids."""
-  task = config.task
-  if isinstance(task, PythonStdlib):
-    return tokenizers.Bytes(), {}
-  if not isinstance(task, Text):
-    raise ConfigError(f"{name}={folder}: its task {task.name!r} is not text; must be text or python_stdlib")
-  if not (folder / TOKENIZER).is_dir() and task.tokenizer.kind != "bytes":
-    raise ConfigError(f"{name}={folder}: has no folder {TOKENIZER}/")
-  saved = (folder / TOKENIZER).is_dir()
-  tokenizer = tokenizers.load(folder / TOKENIZER) if saved else tokenizers.make(task.tokenizer)
-  for what in ("vocab_size", "digest"):
-    own, wanted = getattr(tokenizer, what), getattr(task.tokenizer, what)
-    if wanted is not None and own != wanted:
-      raise ConfigError(f"{name}={folder}: its tokenizer has {what} {own}, but the model's was {wanted}")
-  return tokenizer, text_config.special_ids(task, tokenizer.specials)
+def shapes(model: ModelConfig) -> Any:
+  """Returns the tree of jax.ShapeDtypeStruct of a model's parameters."""
+  # The tree does not depend on the length; a short one is quicker to trace.
+  tokens = jax.ShapeDtypeStruct((1, min(8, model.context_length)), jnp.int32)
+  key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+  init = lambda key, tokens: Transformer(model).init(jax.random.wrap_key_data(key), tokens)  # noqa: E731
+  return jax.eval_shape(init, key, tokens)["params"]
 
 
-def _initial_params(config: Config) -> Any:
-  return jax.jit(lambda: state.init_state(config).params)()
+def block_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+  """Returns {path: shape} of the parameters of a model whose blocks are apart, whatever its depth."""
+  one = flat(shapes(dataclasses.replace(model, num_layers=1, scan_layers=False, remat="none")))
+  found = {}
+  for path, leaf in one.items():
+    owner, _, rest = path.partition("/")
+    owners = [f"block_{i}/{rest}" for i in range(model.num_layers)] if owner == "block_0" else [path]
+    found |= dict.fromkeys(owners, tuple(leaf.shape))
+  return found
 
 
-def _expected(config: Config) -> Any:
-  return jax.eval_shape(functools.partial(state.init_state, config)).params
+def untrained(p: Pretrained, seed: int = 0) -> Pretrained:
+  """Returns the same model as its `initializer` draws it, a control."""
+  tokens = jnp.zeros((1, min(8, p.model.context_length)), jnp.int32)
+  init = jax.jit(lambda: Transformer(p.model).init(jax.random.key(seed), tokens)["params"])
+  return dataclasses.replace(p, params=init(), step=0, identity={**p.identity, "untrained": seed})
+
+
+def unstacked(p: Pretrained) -> Pretrained:
+  """Returns the model with its blocks apart, block_0, block_1, ..., and not stacked by scan_layers."""
+  if not p.model.scan_layers:
+    return p
+  leaves = {}
+  for path, leaf in flat(p.params).items():
+    owner, _, rest = path.partition("/")
+    parts = {f"block_{i}/{rest}": leaf[i] for i in range(p.model.num_layers)} if owner == "blocks" else None
+    leaves |= parts or {path: leaf}
+  model = dataclasses.replace(p.model, scan_layers=False)
+  return dataclasses.replace(p, model=model, params=nested(leaves))
 
 
 def check_fit(params: Any, expected: Any, where: str) -> None:
-  """Raises ConfigError, one line with every difference, unless two trees have the same names and shapes."""
+  """Raises ConfigError, "WHERE: every difference", unless two trees have the same names and shapes."""
   have, want = ({path: tuple(x.shape) for path, x in flat(tree).items()} for tree in (params, expected))
+  differences = mismatches(have, want)
+  if differences:
+    raise ConfigError(f"{where}: {listed(differences)}")
+
+
+def mismatches(have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> list[str]:
+  """Returns what is missing, extra or misshapen among tensors of some names, given their shapes."""
   differences = [f"{path} is missing" for path in want if path not in have]
   differences += [f"{path} is not the model's" for path in have if path not in want]
-  differences += [
+  return differences + [
     f"{path} is {list(have[path])}, not {list(want[path])}"
     for path in want
-    if path in have and have[path] != want[path]
+    if path in have and tuple(have[path]) != tuple(want[path])
   ]
-  if differences:
-    raise ConfigError(f"{where} does not fit its config.json: {'; '.join(differences)}")
+
+
+def listed(differences: Sequence[str]) -> str:
+  """Returns differences as one line: the first ones, and how many more there are."""
+  shown = "; ".join(differences[:LISTED])
+  return shown + (f"; and {len(differences) - LISTED} more" if len(differences) > LISTED else "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_jax import config, finetune_config, pretrained
+from lm_jax import config, finetune_config, interop
 from lm_jax.finetune import Finetuning
 from lm_jax.rundir import RunDir
 
@@ -62,4 +62,6 @@ def tree_of(folder: Path, model: Path, **fields) -> dict:
 
 def tuning_of(tree: dict) -> Finetuning:
   c = finetune_config.from_mapping(tree)
-  return Finetuning(c, pretrained.load(c.checkpoint, trained=c.initial == "pretrained"))
+  return Finetuning(
+    c, interop.load(c.checkpoint, name="config.checkpoint", trained=c.initial == "pretrained")
+  )

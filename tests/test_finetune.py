@@ -12,7 +12,7 @@ import pytest
 import scipy.special
 from letters import DECODER, ENCODER, save_run, tree_of, tuning_of
 
-from lm_jax import checkpoint, config, finetune, finetune_config, loop, lora, pretrained, state
+from lm_jax import checkpoint, config, finetune, finetune_config, interop, loop, param_paths, state
 from lm_jax import finetune_programs as programs
 from lm_jax.data.classifier_inputs import Encoder
 from lm_jax.finetune import Finetuning, Group
@@ -57,16 +57,16 @@ def one(tree, i: int):
 def test_only_what_a_method_names_changes(tuning, method):
   result = tuning.train(Group(method, 2, (0, 1)))
   before = tuning.pretrained.params
-  after = lora.flat(tuning.programs(method).assemble(one(result.trained, 1)))
-  trunk = {path for path in lora.flat(before) if path in after and not path.startswith(programs.HEAD)}
-  changed = {path for path in trunk if np.any(after[path] != lora.flat(before)[path])}
+  after = param_paths.flat(tuning.programs(method).assemble(one(result.trained, 1)))
+  trunk = {path for path in param_paths.flat(before) if path in after and not path.startswith(programs.HEAD)}
+  changed = {path for path in trunk if np.any(after[path] != param_paths.flat(before)[path])}
   assert len(trunk) > 10
   if method == "head":
     assert not changed
   elif method == "lora":
     assert changed == {f"block_0/attention/{name}/kernel" for name in ("query", "value")}
     for path in changed:
-      change = np.asarray(after[path], np.float64) - np.asarray(lora.flat(before)[path], np.float64)
+      change = np.asarray(after[path], np.float64) - np.asarray(param_paths.flat(before)[path], np.float64)
       assert (np.linalg.svd(change)[1] > 1e-5).sum() == 2
   else:
     # Rows of the other segment have no gradient, but decay; a bias of the keys has none at all.
@@ -86,8 +86,8 @@ def test_parts_that_only_language_modeling_has_are_left_behind(tuning):
   tokens = jnp.zeros((1, 8), jnp.int32)
   whole = jax.eval_shape(lambda: Classifier(model, 2).init(jax.random.key(0), tokens))["params"]
   params = tuning.programs("full").assemble(one(tuning.train(Group("full", 2, (0, 1))).trained, 0))
-  assert {p: x.shape for p, x in lora.flat(params).items()} == {
-    p: x.shape for p, x in lora.flat(whole).items()
+  assert {p: x.shape for p, x in param_paths.flat(params).items()} == {
+    p: x.shape for p, x in param_paths.flat(whole).items()
   }
   assert set(params) < set(tuning.pretrained.params) | {"pooler", "classifier"}
 
@@ -237,7 +237,7 @@ def test_what_is_read_of_a_long_text():
 
 
 def test_parameters_come_from_the_checkpoint(decoder, data):
-  model = pretrained.load(decoder)
+  model = interop.load(decoder)
   c = config.from_mapping(DECODER)
   like = jax.jit(lambda: state.init_state(c))()
   saved = checkpoint.Checkpoints(decoder / "checkpoints", 1)
@@ -249,7 +249,7 @@ def test_parameters_come_from_the_checkpoint(decoder, data):
   tuning = tuning_of(tree_of(data, decoder, initial="pretrained"))
   head = tuning.programs("head").assemble(one(tuning.train(Group("head", 2, (0,))).trained, 0))
   np.testing.assert_array_equal(head["embedding"]["table"], model.params["embedding"]["table"])
-  untrained = pretrained.load(decoder, trained=False)
+  untrained = interop.load(decoder, trained=False)
   jax.tree.map(np.testing.assert_array_equal, untrained.params, like.params)
 
 
@@ -259,29 +259,30 @@ def test_what_does_not_fit_is_listed_in_one_line(decoder, encoder, tmp_path):
   )
   (other / "checkpoints").symlink_to(decoder / "checkpoints")
   with pytest.raises(ConfigError) as error:
-    pretrained.load(other)
+    interop.load(other)
   for part in (
     "step 4 does not fit",
     "positions is not the model's",
-    "is [256, 16], not [256, 8]",
+    "block_0/attention/key/kernel is [16, 16], not [8, 8]",
+    "and 10 more",
   ):
     assert part in str(error.value)
   assert "\n" not in str(error.value)
   with pytest.raises(ConfigError, match="has no checkpoint yet"):
-    pretrained.load(encoder)
+    interop.load(encoder)
   with pytest.raises(ConfigError, match="did you mean 'encoder'"):
-    pretrained.load(encoder.parent / "encodre")
+    interop.load(encoder.parent / "encodre")
   with pytest.raises(ConfigError, match=r"it has no config\.json"):
-    pretrained.load(tmp_path)
+    interop.load(tmp_path)
   with pytest.raises(ConfigError, match="its task 'markov_chain' is not text"):
-    pretrained.load(save_run(tmp_path / "chain", {"task": {"name": "markov_chain"}}), trained=False)
+    interop.load(save_run(tmp_path / "chain", {"task": {"name": "markov_chain"}}), trained=False)
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):
   task = ENCODER["task"] | {"tokenizer": {"kind": "wordpiece", "vocab_size": 600}}
   run = save_run(tmp_path / "run", ENCODER | {"task": task})
   with pytest.raises(ConfigError, match="has no folder tokenizer/"):
-    pretrained.load(run, trained=False)
+    interop.load(run, trained=False)
   Bytes().save(run / "tokenizer")
   with pytest.raises(ConfigError, match="its tokenizer has vocab_size 256, but the model's was 600"):
-    pretrained.load(run, trained=False)
+    interop.load(run, trained=False)

@@ -213,7 +213,7 @@ def test_from_config_to_label(data, encoder, tmp_path, capsys, monkeypatch):
       "--config.checkpoint=none --config.pretraining.model.num_heads=3",
       "config.pretraining.model.num_heads=3",
     ),
-    ("--config.checkpoint=/nowhere", "config.checkpoint=/nowhere: no such folder"),
+    ("--config.checkpoint=/nowhere", "config.checkpoint=/nowhere: no such file or folder"),
     ("--config.shot=[1]", "config.shot: no such field; did you mean 'shots'?"),
   ],
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import lora
+from lm_jax import lora, param_paths
 from lm_jax.model import Transformer
 from lm_jax.model_config import ModelConfig, resolve
 from lm_jax.strict import ConfigError
@@ -35,8 +35,8 @@ def test_it_starts_at_the_model_as_it_was(fields):
   params = params_of(model(**fields))
   merged = lora.merge(params, lora.init(params, 4, KEY), alpha=8.0)
   assert jax.tree.structure(merged) == jax.tree.structure(params)
-  for path, before in lora.flat(params).items():
-    np.testing.assert_array_equal(lora.flat(merged)[path], before)
+  for path, before in param_paths.flat(params).items():
+    np.testing.assert_array_equal(param_paths.flat(merged)[path], before)
 
 
 @pytest.mark.parametrize("fields", [{}, {"scan_layers": True}, {"num_kv_heads": 1}])
@@ -44,9 +44,9 @@ def test_it_starts_at_the_model_as_it_was(fields):
 def test_merged_kernels_are_the_sum_in_float64(fields, targets):
   params = params_of(model(**fields))
   factors = trained(lora.init(params, 3, KEY, targets))
-  merged = lora.flat(lora.merge(params, factors, alpha=6.0))
+  merged = param_paths.flat(lora.merge(params, factors, alpha=6.0))
   changed = set()
-  for path, before in lora.flat(params).items():
+  for path, before in param_paths.flat(params).items():
     if path in factors:
       w, a, b = (np.asarray(x, np.float64) for x in (before, *factors[path]))
       expected = np.array(

@@ -1,4 +1,7 @@
-"""Texts as what a classifier reads: [CLS] text [SEP] for an encoder, the bare text for a decoder."""
+"""Texts as what a classifier reads: [CLS] text [SEP] for an encoder, the bare text for a decoder.
+
+The bare text follows what the decoder expects before every text, if anything.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,12 +35,14 @@ class Encoder:
     specials: ids of special tokens, see text_config.special_ids.
     causal: whether the model is a decoder.
     max_length: tokens, special ones included; of a longer text the end is cut off.
+    begin: ids before every text, of a decoder.
   """
 
   tokenizer: Tokenizer
   specials: Mapping[str, int]
   causal: bool
   max_length: int
+  begin: tuple[int, ...] = ()
 
   def sequences(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of every text; raises ConfigError for one that has no tokens."""
@@ -46,7 +51,10 @@ class Encoder:
       if not row:
         raise ConfigError(f"text {text[:40]!r}: has no tokens")
     if self.causal:
-      return [row[: self.max_length] for row in rows]
+      return [[*self.begin, *row][: self.max_length] for row in rows]
+    missing = [name for name in ("cls", "sep") if name not in self.specials]
+    if missing:
+      raise ConfigError(f"the model's tokenizer has no special token {missing[0]!r}, which an encoder reads")
     cls, sep = self.specials["cls"], self.specials["sep"]
     return [[cls, *row[: self.max_length - 2], sep] for row in rows]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_jax import classifier, environment, finetune, finetune_config, loop, pretrained, rundir
+from lm_jax import classifier, environment, finetune, finetune_config, interop, loop, rundir
 from lm_jax.finetune import Finetuning, Group, Outcome
 from lm_jax.finetune_config import FinetuneConfig
 from lm_jax.launch import single
@@ -30,7 +30,7 @@ def run(c: FinetuneConfig, workdir: Path, *, quiet: bool = False) -> int:
   """Runs what is missing in a workdir; returns the exit code. What is there already is not done again."""
   _check_workdir(c, workdir)
   finetune.check_data(c)
-  source = Path(c.checkpoint) if c.checkpoint else workdir / PRETRAINING
+  source = c.checkpoint or workdir / PRETRAINING
   if c.checkpoint is None and not is_done(source):
     RunDir(workdir).write_config(c)
     code = single.train(c.pretraining, source, quiet=quiet)
@@ -82,8 +82,8 @@ def _check_facts(run: RunDir, facts: dict[str, Any]) -> None:
       )
 
 
-def _run_missing(c: FinetuneConfig, run: RunDir, source: Path, stop: loop.Stop, quiet: bool) -> int:
-  model = pretrained.load(source, trained=c.initial == "pretrained")
+def _run_missing(c: FinetuneConfig, run: RunDir, source: str | Path, stop: loop.Stop, quiet: bool) -> int:
+  model = interop.load(source, name="config.checkpoint", trained=c.initial == "pretrained")
   tuning = Finetuning(c, model)
   _check_facts(run, tuning.facts)
   run.write_config(c)

@@ -56,6 +56,10 @@ class Tokenizer(Protocol):
     """Returns bool [vocab_size]: whether a token begins a word; special tokens do."""
     ...
 
+  def to_json(self) -> str:
+    """Returns a tokenizer.json with the same ids; raises ConfigError if there is none."""
+    ...
+
   def save(self, folder: str | Path) -> None:
     """Writes the files that `load` reads, with the same digest."""
     ...

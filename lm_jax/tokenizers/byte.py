@@ -44,6 +44,14 @@ class Bytes:
   def word_starts(self) -> np.ndarray:
     return np.array([begins_word(bytes([i])) for i in range(256)])
 
+  def to_json(self) -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    inner = Tokenizer(models.BPE(vocab=characters(), merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    return inner.to_str()
+
   def save(self, folder: str | Path) -> None:
     base.write(self._files, folder)
 

@@ -105,6 +105,9 @@ class LibraryTokenizer:
       return byte.begins_word(self._bytes[i])
     return sentence_piece.begins_word(self._tokens[i])
 
+  def to_json(self) -> str:
+    return self._inner.to_str()
+
   def save(self, folder: str | Path) -> None:
     base.write(self._files, folder)
 

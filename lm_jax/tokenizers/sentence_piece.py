@@ -71,6 +71,9 @@ class SentencePiece:
     tokens = [self._inner.IdToPiece(i) for i in range(self.vocab_size)]
     return np.array([i in self._silent or begins_word(token) for i, token in enumerate(tokens)])
 
+  def to_json(self) -> str:
+    raise ConfigError(f"tokenizer: a SentencePiece model ({FILE}) cannot be written as tokenizer.json")
+
   def save(self, folder: str | Path) -> None:
     base.write(self._files, folder)
 

@@ -1,0 +1,86 @@
+"""The folder of a run of lm-jax train as a pretrained model, at its latest checkpoint."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm_jax import checkpoint, rundir, state, text_config, tokenizers
+from lm_jax.config import Config, cell_id
+from lm_jax.pretrained import TOKENIZER, Pretrained, check_fit
+from lm_jax.rundir import RunDir
+from lm_jax.strict import ConfigError
+from lm_jax.task_configs import PythonStdlib
+from lm_jax.text_config import Text
+from lm_jax.tokenizers import Tokenizer
+
+# Objectives whose sequences of text begin with the separator.
+READS_ON = ("causal_lm", "prefix_lm")
+
+
+def load(folder: Path, *, name: str = "--model", trained: bool = True) -> Pretrained:
+  """Opens the run in `folder`, finished or not.
+
+  Args:
+    trained: false gives the run's parameters before its first step, of which no checkpoint is needed.
+    name: what the folder is called in errors.
+
+  Raises:
+    ConfigError: no such run, none of text, no checkpoint yet, or parts that do not fit each other.
+  """
+  config = _config(folder, name)
+  tokenizer, specials = _tokenizer(folder, config, name)
+  params, step = _trained_params(folder, config, name) if trained else (_initial_params(config), 0)
+  return Pretrained(
+    config.model, params, tokenizer, specials, _begin(config, specials),
+    identity={"cell_id": cell_id(config), "step": step, "tokenizer": tokenizer.digest}, step=step,
+  )  # fmt: skip
+
+
+def _config(folder: Path, name: str) -> Config:
+  try:
+    return rundir.from_json(folder / "config.json")
+  except ValueError as error:
+    raise ConfigError(f"{name}={folder}: its config.json is not a run's ({error})") from None
+
+
+def _begin(config: Config, specials: dict[str, int]) -> tuple[int, ...]:
+  begins = isinstance(config.task, Text) and config.task.objective in READS_ON
+  return (specials["end"],) if begins else ()
+
+
+def _tokenizer(folder: Path, config: Config, name: str) -> tuple[Tokenizer, dict[str, int]]:
+  """Returns a run's tokenizer and special ids."""
+  task = config.task
+  if isinstance(task, PythonStdlib):
+    return tokenizers.Bytes(), {}
+  if not isinstance(task, Text):
+    raise ConfigError(f"{name}={folder}: its task {task.name!r} is not text; must be text or python_stdlib")
+  if not (folder / TOKENIZER).is_dir() and task.tokenizer.kind != "bytes":
+    raise ConfigError(f"{name}={folder}: has no folder {TOKENIZER}/")
+  saved = (folder / TOKENIZER).is_dir()
+  tokenizer = tokenizers.load(folder / TOKENIZER) if saved else tokenizers.make(task.tokenizer)
+  for what in ("vocab_size", "digest"):
+    own, wanted = getattr(tokenizer, what), getattr(task.tokenizer, what)
+    if wanted is not None and own != wanted:
+      raise ConfigError(f"{name}={folder}: its tokenizer has {what} {own}, but the model's was {wanted}")
+  return tokenizer, text_config.special_ids(task, tokenizer.specials)
+
+
+def _trained_params(folder: Path, config: Config, name: str) -> tuple[Any, int]:
+  checkpoints = RunDir(folder).checkpoints
+  step = checkpoint.latest_step(checkpoints)
+  if step is None:
+    raise ConfigError(f"{name}={folder}: has no checkpoint yet; train it with lm-jax train")
+  params = checkpoint.read_params(checkpoints, step)
+  check_fit(params, _expected(config), f"{name}={folder}: step {step} does not fit its config.json")
+  return params, step
+
+
+def _initial_params(config: Config) -> Any:
+  return jax.jit(lambda: state.init_state(config).params)()
+
+
+def _expected(config: Config) -> Any:
+  return jax.eval_shape(functools.partial(state.init_state, config)).params
