@@ -15,11 +15,11 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
-    "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
+    "__init__", "config", "devices", "environment", "finetune_config", "lm_eval_plugin", "model_config",
+    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
     "text_config", "tokenizers", "generation_config",
   ),
-  1: ("data", "shared_prefixes"),
+  1: ("chat_template", "data", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
     "param_paths", "sharding", "tasks", "trees",
