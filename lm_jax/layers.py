@@ -22,6 +22,7 @@ from lm_jax import attention, kernels, parametrization, sharding, trees
 from lm_jax.model_config import ModelConfig, RopeScaling
 
 NO_SCALING = RopeScaling()
+FEW_TOKENS = 64
 PRODUCT = "product"  # the name, to rematerialization, of what a product with weights gives
 
 # --- initialization ---------------------------------------------------------------------------
@@ -152,11 +153,13 @@ def linear(
 ) -> list[Float[Array, "M F"]]:
   """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones.
 
+  Products of few tokens stay apart, since matrices must be copied to be set side by side.
+
   Args:
     axis: logical name of the outputs' last axis. Where devices split it the products stay apart, since
       columns of matrices set side by side would be on the wrong devices.
   """
-  if len(weights) > 1 and sharding.is_split(axis):
+  if len(weights) > 1 and (sharding.is_split(axis) or x_MD.shape[0] < FEW_TOKENS):
     return [y for one in weights for y in linear(x_MD, one, axis=axis)]
   matrices = [matrix for matrix, _ in weights]
   y_MF = kernels.project(x_MD, matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1))

@@ -16,20 +16,22 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "config", "devices", "environment", "finetune_config", "lm_eval_plugin", "model_config",
-    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
-    "text_config", "tokenizers", "generation_config",
+    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict",
+    "task_configs", "text_config", "tokenizers", "generation_config",
   ),
   1: ("chat_template", "data", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "sharding", "tasks", "trees",
+    "param_paths", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
-    "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop", "parallel",
-    "population", "pretrained", "row_scorer", "scorer", "state", "step",
+    "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
+    "parallel", "population", "pretrained", "row_scorer", "scorer", "state", "step",
   ),
-  4: ("bench", "evaluate", "few_shot", "finetune", "journal", "lm_eval_model", "loop", "programs",
-      "text_scores", "writers"),
+  4: (
+    "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
+    "programs", "text_scores", "writers",
+  ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),
   7: ("__main__", "cli"),
