@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import Collator, normalize_gen_kwargs, postprocess_generated_text
 
-from lm_jax import chat_template, interop, scaling
+from lm_jax import chat_template, environment, interop, scaling
 from lm_jax.generate import generate
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
@@ -69,6 +69,8 @@ class LmJax(TemplateLM):
     """
     super().__init__()
     del device
+    if jax.config.jax_compilation_cache_dir is None:
+      environment.enable_compilation_cache()
     names = ("pretrained", "max_length", "batch_size", "dtype", "add_bos_token", "prefix_token_id", "seed")
     for name in unknown:
       raise ConfigError(f"--model_args {name}: no such argument{nearest(name, names)}")
