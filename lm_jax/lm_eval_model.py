@@ -99,8 +99,9 @@ class LmJax(TemplateLM):
   def prefix_token_id(self) -> int:
     if self._prefix is not None:
       return self._prefix
-    specials = self._pretrained.specials
-    return specials["bos"] if "bos" in specials else next(iter(self._pretrained.begin), self.eot_token_id)
+    if "bos" in self._pretrained.specials:
+      return self._special("bos")
+    return self._pretrained.begin[0] if self._pretrained.begin else self.eot_token_id
 
   @property
   def max_length(self) -> int:
