@@ -15,18 +15,18 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
-    "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
-    "text_config", "tokenizers", "generation_config",
+    "__init__", "config", "devices", "environment", "finetune_config", "lm_eval_plugin", "model_config",
+    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict",
+    "task_configs", "text_config", "tokenizers", "generation_config",
   ),
-  1: ("data",),
+  1: ("chat_template", "data", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "sampling", "sharding", "tasks",
+    "param_paths", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
-    "parallel", "population", "pretrained", "prompt_batches", "scorer", "state", "step",
+    "parallel", "population", "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step",
   ),
   4: (
     "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
