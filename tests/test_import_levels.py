@@ -19,14 +19,14 @@ LEVELS = {
     "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
     "text_config", "tokenizers", "generation_config",
   ),
-  1: ("data",),
+  1: ("data", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "sampling", "sharding", "tasks",
+    "param_paths", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
-    "parallel", "population", "pretrained", "scorer", "state", "step",
+    "parallel", "population", "pretrained", "row_scorer", "scorer", "state", "step",
   ),
   4: (
     "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
