@@ -62,23 +62,14 @@ def _begin(
 ) -> tuple[int, ...]:
   """Returns the ids that transformers puts before a text.
 
-  The settings decide where they speak of it, else the post-processor of tokenizer.json.
+  The post-processor of tokenizer.json decides. Settings speak of it where there is no such file: then a
+  SentencePiece model, which is Llama's, begins with BOS unless it is told otherwise.
   """
-  spec = read_json(folder / JSON, where) if (folder / JSON).is_file() else None
-  # A SentencePiece model alone is Llama's, which begins with its BOS unless it is told otherwise.
-  if "add_bos_token" in settings or "add_eos_token" in settings or spec is None:
-    is_llama = spec is None and any(folder.glob("*.model"))
-    bos = _bos_id(settings, spec or {}, config) if settings.get("add_bos_token", is_llama) else None
-    return () if bos is None else (bos,)
-  return _template_ids(spec.get("post_processor"))
-
-
-def _bos_id(settings: Mapping[str, Any], spec: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-  token = settings.get("bos_token")
-  token = token.get("content") if isinstance(token, dict) else token
-  added = {entry.get("content"): entry.get("id") for entry in spec.get("added_tokens") or ()}
-  found = added.get(token, config.get("bos_token_id"))
-  return found if type(found) is int else None
+  if (folder / JSON).is_file():
+    return _template_ids(read_json(folder / JSON, where).get("post_processor"))
+  bos = config.get("bos_token_id")
+  begins = settings.get("add_bos_token", any(folder.glob("*.model")))
+  return (bos,) if begins and type(bos) is int else ()
 
 
 def _template_ids(processor: Any) -> tuple[int, ...]:
