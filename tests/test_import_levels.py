@@ -15,19 +15,19 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "finetune_config", "model_config", "parametrization",
-    "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict", "task_configs",
-    "text_config", "tokenizers", "generation_config",
+    "__init__", "config", "devices", "environment", "finetune_config", "lm_eval_plugin", "model_config",
+    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict",
+    "task_configs", "text_config", "tokenizers", "generation_config",
   ),
-  1: ("data", "shared_prefixes"),
+  1: ("chat_template", "data", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
     "param_paths", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
-    "beam_search", "checkpoint", "classifier", "continuation_text", "feed", "finetune_programs", "forward",
-    "generate", "hosts", "interop", "parallel", "population", "pretrained", "row_scorer", "scorer", "state",
-    "step", "text_generation",
+    "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed", "finetune_programs",
+    "forward", "generate", "hosts", "interop", "parallel", "population", "pretrained", "row_scorer", "scorer",
+    "state", "step", "text_generation",
   ),
   4: (
     "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",

@@ -35,6 +35,8 @@ def load(folder: Path, config: Mapping[str, Any], *, causal: bool) -> TextSide:
   settings = read_json(folder / SETTINGS, where) if (folder / SETTINGS).is_file() else {}
   tokenizer = tokenizers.load(folder) if _is_there(folder) else None
   specials = _ids_of_config(folder, config) | (tokenizer.specials if tokenizer else {})
+  bos = _bos_id(settings, read_json(folder / JSON, where) if (folder / JSON).is_file() else {}, config)
+  specials |= {} if bos is None else {"bos": bos}
   begin = _begin(folder, settings, config, where) if tokenizer and causal else ()
   return TextSide(tokenizer, specials, begin, _chat_template(folder, settings))
 
@@ -104,7 +106,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 # How special tokens are spelled that a task added after its tokenizer's vocabulary.
 SPELLED = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]",
            "end": "<|endoftext|>"}  # fmt: skip
-SETTING = {"pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
+SETTING = {"bos": "bos_token", "pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
            "mask": "mask_token", "end": "eos_token"}  # fmt: skip
 
 

@@ -71,6 +71,18 @@ class LibraryTokenizer:
       base.check_unicode([text])
       raise
 
+  def encode_marked(self, text: str) -> list[int]:
+    """Returns the ids of a text that special tokens are spelled out in, as a chat template does."""
+    self._inner.encode_special_tokens = False
+    try:
+      return self.encode(text)
+    finally:
+      self._inner.encode_special_tokens = True
+
+  def spelling(self, i: int) -> str:
+    """Returns the name of a token in the vocabulary, e.g. "<|endoftext|>"."""
+    return self._tokens[i] or ""
+
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     try:
       encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
