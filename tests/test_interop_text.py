@@ -73,7 +73,8 @@ def test_a_run_opens_in_transformers_with_its_tokenizer(tmp_path, tree, kind, ar
   for name, attribute in (("end", "eos_token_id"), ("cls", "cls_token_id"), ("mask", "mask_token_id")):
     assert p.specials.get(name) == getattr(theirs, attribute, None)
   again = interop.load(tmp_path / "out")
-  assert (again.begin, again.specials) == (p.begin, p.specials)
+  bos = {"bos": p.begin[0]} if p.begin else {}
+  assert (again.begin, again.specials) == (p.begin, p.specials | bos)
   assert [again.tokenizer.encode(text) for text in TEXTS] == [p.tokenizer.encode(text) for text in TEXTS]
 
 
@@ -142,7 +143,7 @@ def test_a_model_without_a_tokenizer_takes_ids(tmp_path):
   huggingface.export(p, tmp_path / "out")
   again = interop.load(tmp_path / "out")
   assert again.tokenizer is None
-  assert again.specials == {"end": p.specials["end"]}
+  assert again.specials == {"end": p.specials["end"], "bos": p.begin[0]}
   with pytest.raises(ConfigError, match="the model has no tokenizer"):
     again.require_tokenizer()
 

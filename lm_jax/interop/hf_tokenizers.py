@@ -35,8 +35,6 @@ def load(folder: Path, config: Mapping[str, Any], *, causal: bool) -> TextSide:
   settings = read_json(folder / SETTINGS, where) if (folder / SETTINGS).is_file() else {}
   tokenizer = tokenizers.load(folder) if _is_there(folder) else None
   specials = _ids_of_config(folder, config) | (tokenizer.specials if tokenizer else {})
-  bos = _bos_id(settings, read_json(folder / JSON, where) if (folder / JSON).is_file() else {}, config)
-  specials |= {} if bos is None else {"bos": bos}
   begin = _begin(folder, settings, config, where) if tokenizer and causal else ()
   return TextSide(tokenizer, specials, begin, _chat_template(folder, settings))
 
@@ -51,7 +49,7 @@ def _ids_of_config(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
   if (folder / GENERATION).is_file():
     generation = read_json(folder / GENERATION, f"model {folder}")
   found = {}
-  for name, key in (("end", "eos_token_id"), ("pad", "pad_token_id")):
+  for name, key in (("bos", "bos_token_id"), ("end", "eos_token_id"), ("pad", "pad_token_id")):
     value = generation.get(key, config.get(key))
     value = value[0] if isinstance(value, list) and value else value
     if type(value) is int and value >= 0:
@@ -106,8 +104,8 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 # How special tokens are spelled that a task added after its tokenizer's vocabulary.
 SPELLED = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]",
            "end": "<|endoftext|>"}  # fmt: skip
-SETTING = {"bos": "bos_token", "pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
-           "mask": "mask_token", "end": "eos_token"}  # fmt: skip
+SETTING = {"pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
+           "mask": "mask_token", "end": "eos_token", "bos": "bos_token"}  # fmt: skip
 
 
 def save(
@@ -128,7 +126,7 @@ def save(
     **{SETTING[name]: names[i] for name, i in specials.items() if name in SETTING and i in names},
   }  # fmt: skip
   if begin:
-    settings["bos_token"] = names[begin[0]]
+    settings.setdefault("bos_token", names[begin[0]])
   write_json(folder / JSON, spec)
   write_json(folder / SETTINGS, settings)
   if chat_template is not None:
