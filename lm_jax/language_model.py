@@ -8,7 +8,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm_jax import forward, interop, text_generation
+from lm_jax import environment, forward, interop, text_generation
+from lm_jax.conversation import Message
 from lm_jax.model_config import ModelConfig
 from lm_jax.pretrained import Pretrained
 from lm_jax.scorer import CausalScorer, PseudoScorer
@@ -34,8 +35,13 @@ class LanguageModel:
 
   @classmethod
   def load(cls, path: str | Path, *, weights: str = "float32", name: str = "model") -> "LanguageModel":
-    """Opens a model, see `lm_jax.load`; `name` is what the path is called in errors."""
+    """Opens a model, see `lm_jax.load`; `name` is what the path is called in errors.
+
+    Compiled programs are kept in lm_jax's cache, unless jax was told of another.
+    """
     require(weights == "float32", "weights", weights, "float32")
+    if jax.config.jax_compilation_cache_dir is None:
+      environment.enable_compilation_cache()
     return cls(interop.load(path, name=name))
 
   @property
@@ -117,6 +123,24 @@ class LanguageModel:
     rows = [self._prompt_ids(one) for one in prompts]
     found = text_generation.generate(self.pretrained, rows, g, stream=stream, progress=progress)
     return found[0] if single else found
+
+  def chat(self, messages: Sequence[Message], *, stream: Stream | None = None, **settings: Any) -> Generated:
+    """Returns the model's answer in a conversation, which ends where its chat template ends one.
+
+        model.chat([{"role": "user", "content": "Why is the sky blue?"}], temperature=0)
+
+    A model without a template reads "User: ..." and "Assistant: ..." as plain text.
+
+    Args:
+      messages: {"role": "system", "user" or "assistant", "content": text}, the oldest first.
+      stream: called with each new piece of the answer.
+      settings: as of `generate`, for one answer. max_new_tokens is 512 by default, or what the context has
+        left; `truncate` leaves out the oldest questions with their answers, an error otherwise.
+
+    Raises:
+      ConfigError: an encoder, no tokenizer, messages that the template refuses or that do not fit.
+    """
+    return text_generation.answer(self.pretrained, messages, settings, stream=stream)
 
   def _prompt_ids(self, prompt: Prompt) -> list[int]:
     if not isinstance(prompt, str):

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lm_jax import conversation, generation_config, strict
 from lm_jax import generate as generation
-from lm_jax import generation_config, strict
 from lm_jax.continuation_text import ContinuationText
+from lm_jax.conversation import ANSWER_TOKENS, Message
 from lm_jax.generate import Continuation, Finish
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
-from lm_jax.strict import require
+from lm_jax.strict import ConfigError, require
 
 Stream = Callable[[str], None]  # takes each new piece of text
 Progress = Callable[[int], None]  # takes the number of finished continuations
@@ -71,6 +72,46 @@ def generate(
 
 def _generated(c: Continuation, text: ContinuationText | None, opens: bool) -> Generated:
   return Generated(text(c.tokens, opens=opens) if text else "", c.tokens, c.log_p, c.finish)
+
+
+def answer(
+  p: Pretrained,
+  messages: Sequence[Message],
+  settings: Mapping[str, Any],
+  *,
+  stream: Stream | None = None,
+) -> Generated:
+  """Returns a model's answer in a conversation; see LanguageModel.chat."""
+  g, most = settings_of(settings, "chat"), p.model.context_length
+  require(g.num_return_sequences == 1, "chat.num_return_sequences", g.num_return_sequences, "1")
+  wanted = g.max_new_tokens if "max_new_tokens" in settings else min(ANSWER_TOKENS, most // 2)
+  if g.truncate:
+    messages = conversation.shortened(p, messages, most - wanted)
+  turn = conversation.turn(p, messages)
+  room = most - len(turn.tokens)
+  if "max_new_tokens" not in settings and not g.truncate:
+    if room < 1:
+      raise ConfigError(
+        f"the conversation has {len(turn.tokens)} tokens, and the model's context {most}; begin a new one, "
+        "or ask for truncate"
+      )
+    wanted = min(wanted, room)
+  g = dataclasses.replace(g, max_new_tokens=wanted, stop=(*g.stop, *turn.stop))
+  stream = None if stream is None else _without_first_space(stream)
+  ((found,),) = generate(p, [turn.tokens], g, end=turn.end, stream=stream)
+  return dataclasses.replace(found, text=found.text.lstrip())
+
+
+def _without_first_space(stream: Stream) -> Stream:
+  begun = False
+
+  def show(text: str) -> None:
+    nonlocal begun
+    if text := text if begun else text.lstrip():
+      begun = True
+      stream(text)
+
+  return show
 
 
 class _Watch:

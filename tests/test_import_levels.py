@@ -25,9 +25,9 @@ LEVELS = {
     "param_paths", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
-    "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed", "finetune_programs",
-    "forward", "generate", "hosts", "interop", "parallel", "population", "pretrained", "row_scorer", "scorer",
-    "state", "step", "text_generation",
+    "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed",
+    "finetune_programs", "forward", "generate", "hosts", "interop", "parallel", "population", "pretrained",
+    "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
     "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
