@@ -169,8 +169,9 @@ class LanguageModel:
     """
     self._require_head("logits")
     tokens = _rectangle(token_ids, "logits")
-    self._check(tokens.reshape(-1, tokens.shape[-1]), "logits")
-    out = forward.logits(self.config, self.params, np.atleast_2d(tokens))
+    tokens_BT = np.atleast_2d(tokens)
+    self._check(tokens_BT, "logits")
+    out = forward.logits(self.config, self.params, tokens_BT)
     return out if tokens.ndim == 2 else out[0]
 
   def encode(

@@ -52,7 +52,7 @@ FLAGS: dict[str, tuple[Callable, str, object]] = {
   "system": (flags.DEFINE_string, "what the conversation begins with, before the first question", None),
   "source": (flags.DEFINE_string, "the model to convert: what --model of lm-jax generate takes", None),
   "target": (flags.DEFINE_string, "folder to write, new or empty", None),
-  "to": (flags.DEFINE_string, "what to write: huggingface (a folder of transformers) or lm_jax", "huggingface"),
+  "to": (flags.DEFINE_string, "huggingface (the default: a folder of transformers) or lm_jax", "huggingface"),
 }  # fmt: skip
 
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean}

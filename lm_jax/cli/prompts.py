@@ -84,9 +84,8 @@ def table(prompts: Sequence[str], results: Sequence[Sequence[Any]], *, for_termi
 def _group(title: str, prompt: str, found: Sequence[Any]) -> str:
   lines = [_indented(title, prompt)]
   for i, one in enumerate(found, 1):
-    number = f"  {i}:" if len(found) > 1 else "  "
-    # The space that most continuations begin with stands after the number.
-    lines.append(_indented(number, str(one) if str(one)[:1] == " " else f" {one}"))
+    # The space that most continuations begin with is the one after the number.
+    lines.append(_indented(f"  {i}: " if len(found) > 1 else "  ", str(one).removeprefix(" ")))
   return "\n".join(lines)
 
 

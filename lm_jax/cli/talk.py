@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_jax.cli.prompts import printable
+from lm_jax.generation_config import GenerationConfig
 from lm_jax.language_model import LanguageModel
 from lm_jax.strict import ConfigError, nearest
 
@@ -52,6 +53,8 @@ class _Chat:
     self._model, self._settings = model, settings
     self._start = [] if system is None else [{"role": "system", "content": system}]
     self._messages = list(self._start)
+    # Each answer has a seed of its own, the next one: with the same, answers would begin alike.
+    self._seed = settings.get("seed", GenerationConfig.seed)
 
   def command(self, name: str) -> None:
     if name not in COMMANDS:
@@ -67,10 +70,11 @@ class _Chat:
       print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
 
     try:
-      self._model.chat(asked, stream=show, **self._settings)
+      self._model.chat(asked, stream=show, **self._settings | {"seed": self._seed})
     except KeyboardInterrupt:
       _tell("stopped")
     print(flush=True)
+    self._seed = (self._seed + 1) % 2**32
     self._messages = [*asked, {"role": "assistant", "content": "".join(said)}]
 
 
