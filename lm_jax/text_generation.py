@@ -45,6 +45,7 @@ def generate(
   end: int | None = None,
   stream: Stream | None = None,
   progress: Progress | None = None,
+  is_stopped: Callable[[], bool] | None = None,
 ) -> list[list[Generated]]:
   """Returns `g.num_return_sequences` continuations of every prompt of token ids.
 
@@ -52,8 +53,10 @@ def generate(
     p: with its parameters on the device.
     end: the token that ends a text; default: the tokenizer's own.
     stream: of one continuation of one prompt.
+    is_stopped: asked every tenth of a second or so.
 
   Raises:
+    KeyboardInterrupt: where `is_stopped`.
     ConfigError: an encoder, a prompt that does not fit, or what needs a tokenizer where there is none.
   """
   one = len(rows) == g.num_return_sequences == g.num_beams == 1
@@ -65,7 +68,8 @@ def generate(
   text = ContinuationText(tokenizer, g.stop) if tokenizer else None
   opens = [tokenizer is not None and not tokenizer.decode(row) for row in rows]
   end = p.specials.get("end") if end is None else end
-  watch = _Watch(text, opens, stream, progress) if stream or progress else None
+  watched = stream or progress or is_stopped
+  watch = _Watch(text, opens, stream, progress, is_stopped) if watched else None
   found = generation.generate(p.model, p.params, rows, g, end=end, decode=text and text.decode, watch=watch)
   return [[_generated(c, text, o) for c in of] for of, o in zip(found, opens, strict=True)]
 
@@ -80,8 +84,9 @@ def answer(
   settings: Mapping[str, Any],
   *,
   stream: Stream | None = None,
+  is_stopped: Callable[[], bool] | None = None,
 ) -> Generated:
-  """Returns a model's answer in a conversation; see LanguageModel.chat."""
+  """Returns a model's answer in a conversation; see LanguageModel.chat and `generate`."""
   g, most = settings_of(settings, "chat"), p.model.context_length
   require(g.num_return_sequences == 1, "chat.num_return_sequences", g.num_return_sequences, "1")
   wanted = g.max_new_tokens if "max_new_tokens" in settings else min(ANSWER_TOKENS, most // 2)
@@ -98,7 +103,7 @@ def answer(
     wanted = min(wanted, room)
   g = dataclasses.replace(g, max_new_tokens=wanted, stop=(*g.stop, *turn.stop))
   stream = None if stream is None else _without_first_space(stream)
-  ((found,),) = generate(p, [turn.tokens], g, end=turn.end, stream=stream)
+  ((found,),) = generate(p, [turn.tokens], g, end=turn.end, stream=stream, is_stopped=is_stopped)
   return dataclasses.replace(found, text=found.text.lstrip())
 
 
@@ -123,11 +128,14 @@ class _Watch:
     opens: Sequence[bool],
     stream: Stream | None,
     progress: Progress | None,
+    is_stopped: Callable[[], bool] | None,
   ):
     self._text, self._opens, self._stream, self._progress = text, opens, stream, progress
-    self._shown, self._finished = 0, 0
+    self._is_stopped, self._shown, self._finished = is_stopped, 0, 0
 
   def __call__(self, prompt: int, _: int, tokens: Sequence[int], finish: Finish | None) -> None:
+    if self._is_stopped is not None and self._is_stopped():
+      raise KeyboardInterrupt
     if self._stream is not None:
       text = (self._text if finish else self._text.settled)(tokens, opens=self._opens[prompt])
       if new := text[self._shown :]:

@@ -22,7 +22,7 @@ TEXT = ["The cat sat on the mat, and the dog sat on the cat. Who sat where? user
 
 
 def config(vocab_size: int, **fields: Any) -> model_config.ModelConfig:
-  sizes = {"preset": "gpt2", "d_model": 16, "num_layers": 2, "num_heads": 2, "context_length": CONTEXT}
+  sizes = {"preset": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "context_length": CONTEXT}
   model = from_mapping(model_config.ModelConfig, sizes | fields | {"vocab_size": vocab_size})
   return model_config.resolve(model, vocab_size, CONTEXT)
 

@@ -1,4 +1,4 @@
-"""The Python API: what it returns is what the model computes, for one or several, and bad input is one line."""
+"""The Python API: what it returns is what the model computes, and bad input is one line."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_a_model_is_opened_from_a_folder(decoder, tmp_path):
   assert isinstance(opened, LanguageModel)
   assert opened.config == decoder.config
   np.testing.assert_array_equal(opened.logits([[1, 2, 3]]), decoder.logits([[1, 2, 3]]))
-  assert "causal, 2 layers, d_model=16" in repr(opened)
+  assert "causal, 1 layers, d_model=16" in repr(opened)
 
 
 # --- logits ---------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ BAD = {
   "beyond the vocabulary": (lambda m: m.logits([[257]]), "token=257: must be from 0 to 256"),
   "negative": (lambda m: m.logits([[-1, 5]]), "token=-1: must be from 0 to 256"),
   "beyond the context": (lambda m: m.logits([[1] * 65]), "tokens=65: must be at most 64"),
-  "a decoder's first": (lambda m: m.encode("A", pooling="first"), "one of None, 'mean', 'last' for a decoder"),
+  "a decoder's first": (lambda m: m.encode("A", pooling="first"), "'mean', 'last' for a decoder"),
   "no such pooling": (lambda m: m.encode("A", pooling="max"), "pooling='max'"),
   "unequal lists": (lambda m: m.loglikelihood(["A"], ["B", "C"]), "as many as there are contexts"),
   "no continuation": (lambda m: m.loglikelihood("A", ""), "has no token of its own"),

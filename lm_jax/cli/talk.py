@@ -1,10 +1,14 @@
 """`lm-jax chat`: a conversation at the terminal, or with questions on stdin."""
 
+import contextlib
 import importlib.util
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+from lm_jax import text_generation
 from lm_jax.cli.prompts import printable
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.language_model import LanguageModel
@@ -69,13 +73,30 @@ class _Chat:
       said.append(text)
       print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
 
-    try:
-      self._model.chat(asked, stream=show, **self._settings | {"seed": self._seed})
-    except KeyboardInterrupt:
+    with _Interrupt() as interrupt, contextlib.suppress(KeyboardInterrupt):
+      settings = self._settings | {"seed": self._seed}
+      text_generation.answer(
+        self._model.pretrained, asked, settings, stream=show, is_stopped=interrupt.is_set
+      )
+    if interrupt.is_set():
       _tell("stopped")
     print(flush=True)
     self._seed = (self._seed + 1) % 2**32
     self._messages = [*asked, {"role": "assistant", "content": "".join(said)}]
+
+
+class _Interrupt(threading.Event):
+  """Is set by Ctrl-C within a `with`.
+
+  Python's own KeyboardInterrupt may come while jax is called back by the garbage collector, and is lost then.
+  """
+
+  def __enter__(self) -> "_Interrupt":
+    self._before = signal.signal(signal.SIGINT, lambda *_: self.set())
+    return self
+
+  def __exit__(self, *_) -> None:
+    signal.signal(signal.SIGINT, self._before)
 
 
 def _typed() -> Iterator[str]:
