@@ -67,7 +67,7 @@ def _no_model(path: Path, name: str) -> ConfigError:
     return ConfigError(f"{name}={path}: is no model: it has no config.json; must be {FORMATS}")
   if path.suffix == ".safetensors":
     return ConfigError(f"{name}={path}: are weights alone; give the folder, which has their config.json")
-  if path.suffix in tensor_files.PICKLES and path.suffix != ".bin":
+  if path.suffix in tensor_files.PICKLES and tensor_files.is_pickled(path):
     return ConfigError(f"{name}={path}: {tensor_files.PICKLED}")
   return ConfigError(f"{name}={path}: is no model; must be {FORMATS}")
 

@@ -133,7 +133,8 @@ def _llama3(model: ModelConfig, factors: np.ndarray) -> RopeScaling:
   """Returns the rule of Llama 3.1 that gives these factors; ConfigError if none of Llama 3's does."""
   if np.allclose(factors, 1):
     return model.rope_scaling
-  scaling = RopeScaling("llama3", float(factors.max()))
+  # The largest is the rule's factor, but for the rounding of frequencies.
+  scaling = RopeScaling("llama3", float(f"{factors.max():.5g}"))
   plain, scaled = (_frequencies(dataclasses.replace(model, rope_scaling=s)) for s in (RopeScaling(), scaling))
   if factors.shape != plain.shape or not np.allclose(plain / factors, scaled, rtol=1e-4):
     raise ConfigError(f"{FREQUENCIES}: has other factors than those of Llama 3; that is not supported")

@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_jax import tokenizers
 from lm_jax.interop.folders import read_json
+from lm_jax.strict import ConfigError
 from lm_jax.tokenizers import Tokenizer
 from lm_jax.tokenizers.files import BERT, GPT2, JSON, SETTINGS
 
@@ -91,7 +92,10 @@ def _template_ids(processor: Any) -> tuple[int, ...]:
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
   if (folder / TEMPLATE).is_file():
-    return (folder / TEMPLATE).read_text(encoding="utf-8")
+    try:
+      return (folder / TEMPLATE).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+      raise ConfigError(f"model {folder}: its {TEMPLATE} is no text in UTF-8") from None
   template = settings.get("chat_template")
   if isinstance(template, list):  # several, by name
     named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

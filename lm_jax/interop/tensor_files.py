@@ -20,6 +20,7 @@ PICKLED = (
   f"is pickled, and a pickle can run any code when it is opened; convert it to {FILE} where you trust it "
   "(transformers: model.save_pretrained(folder))"
 )
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch's zip archive, and a bare pickle
 LFS_POINTER = b"version https://git-lfs"
 FLOATS = ("F32", "F16", "BF16")
 
@@ -100,6 +101,12 @@ def open_files(files: Iterable[Path], where: str) -> TensorFiles:
     dtypes |= {name: s.get_dtype() for name, s in slices.items()}
     owners |= dict.fromkeys(slices, opened)
   return TensorFiles(shapes, tuple(files), dtypes, owners, where)
+
+
+def is_pickled(path: Path) -> bool:
+  """Whether a file begins like a pickle of torch."""
+  with path.open("rb") as file:
+    return file.read(4).startswith(PICKLE_STARTS)
 
 
 def _check_start(path: Path, where: str) -> None:
