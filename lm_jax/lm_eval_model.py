@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import Collator, normalize_gen_kwargs, postprocess_generated_text
 
-from lm_jax import chat_template, interop, scaling
+from lm_jax import chat_template, environment, interop, scaling
 from lm_jax.generate import generate
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
@@ -69,6 +69,8 @@ class LmJax(TemplateLM):
     """
     super().__init__()
     del device
+    if jax.config.jax_compilation_cache_dir is None:
+      environment.enable_compilation_cache()
     names = ("pretrained", "max_length", "batch_size", "dtype", "add_bos_token", "prefix_token_id", "seed")
     for name in unknown:
       raise ConfigError(f"--model_args {name}: no such argument{nearest(name, names)}")
@@ -97,8 +99,9 @@ class LmJax(TemplateLM):
   def prefix_token_id(self) -> int:
     if self._prefix is not None:
       return self._prefix
-    specials = self._pretrained.specials
-    return specials["bos"] if "bos" in specials else next(iter(self._pretrained.begin), self.eot_token_id)
+    if "bos" in self._pretrained.specials:
+      return self._special("bos")
+    return self._pretrained.begin[0] if self._pretrained.begin else self.eot_token_id
 
   @property
   def max_length(self) -> int:

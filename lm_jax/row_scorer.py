@@ -1,14 +1,15 @@
-"""Log-likelihoods of tokens in many rows: few programs, each run on batches of rows of one shape.
+"""Log-likelihoods of tokens in many texts: few programs, each run on batches of rows of one shape.
 
-The sizes of a shape are from a grid, so that programs are found again in the compilation cache. Which of the
-grid's lengths are used depends on the rows there are: padding costs time, and so does compiling. What a row
-scores depends on it by the order of sums alone.
+Texts that are short are packed into a row, side by side, as separate tries. The sizes of a shape are from a
+grid, so that programs are found again in the compilation cache. Which of the grid's lengths are used depends
+on the texts there are: padding costs time, and so does compiling. What a text scores depends on it by the
+order of sums alone.
 """
 
 import dataclasses
 import functools
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,9 +26,10 @@ from lm_jax.trees import Tree
 MIN_LENGTH, MIN_SLOTS = 16, 64  # tokens
 MAX_ROWS, MAX_TOKENS, MAX_WEIGHTS = 64, 2**12, 2**26  # of a dispatch; attention weights of a layer of tries
 DISPATCH_TOKENS = 64  # what a dispatch takes beside its tokens, in tokens
-MANY = 1 / 4  # rows of which more tokens are predicted have programs of their own
+MANY = 1 / 4  # texts of which more tokens are predicted have programs of their own
 # Fitted on a CPU: FLOPs of products in the time of one attention weight's softmax, and of compiling a layer.
-FLOPS_PER_WEIGHT, FLOPS_PER_PROGRAM_LAYER = 100, 1.2e10
+FLOPS_PER_WEIGHT, FLOPS_PER_PROGRAM_LAYER = 250, 1.2e10
+STRETCHES = (1, 2, 4)  # lengths of rows that are tried, in lengths of the longest text in them
 
 Scored = tuple[np.ndarray, np.ndarray]  # log p, nats, and whether it is the most likely one, of each target
 
@@ -72,18 +74,22 @@ class RowScorer:
     return _read(self._config, self._params, tokens)
 
   def _run(self, job: "_Job", cache: Any) -> Iterator[tuple[int, Scored]]:
-    self.tokens_read += sum(len(asked.trie.tokens) for asked in job.batch)
-    tokens_BT, depth_BT, end_BT, positions_BP, candidates_BPC = _fill(job.batch, job.shape)
-    tree = Tree(depth_BT, end_BT, np.int32(len(job.group.stem))) if job.shape.is_tree else None
+    self.tokens_read += sum(asked.size for packed in job.batch for asked in packed)
+    filled = _fill(job.batch, job.shape)
     # No token of a causal model sees what is after it, so padding there needs no mask.
-    documents_BT = None if self._config.causal else (end_BT > 0).astype(np.int32)
+    documents_BT = None if self._config.causal else filled.document_BT
+    tree = Tree(filled.depth_BT, filled.end_BT, np.int32(len(job.group.stem))) if job.shape.is_tree else None
     scores = _score(
-      self._config, self._params, cache, tokens_BT, tree, documents_BT, positions_BP, candidates_BPC
-    )
+      self._config, self._params, cache, filled.tokens_BT, tree, documents_BT, filled.positions_BP,
+      filled.candidates_BPC,
+    )  # fmt: skip
     log_p_BPC, is_best_BPC = map(np.asarray, scores)
-    for b, asked in enumerate(job.batch):
-      for row, p, c in asked.places:
-        yield row, (log_p_BPC[b, p, c], is_best_BPC[b, p, c])
+    for b, packed in enumerate(job.batch):
+      first = 0
+      for asked in packed:
+        for row, p, c in asked.places:
+          yield row, (log_p_BPC[b, first + p, c], is_best_BPC[b, first + p, c])
+        first += len(asked.nodes)
 
 
 def cost_of(c: ModelConfig) -> Cost:
@@ -133,6 +139,13 @@ class _Asked:
   candidates: tuple[tuple[int, ...], ...]
   places: tuple[tuple[int, np.ndarray, np.ndarray], ...]
 
+  @property
+  def size(self) -> int:
+    return len(self.trie.tokens)
+
+
+Packed = list[_Asked]  # in one row
+
 
 def _asked(rows: Sequence[Row], trie: Trie) -> _Asked:
   at: dict[int, dict[int, int]] = {}  # {node: {candidate: its index}}
@@ -169,7 +182,7 @@ class _Job:
 
   group: Group
   shape: _Shape
-  batch: Sequence[_Asked]
+  batch: Sequence[Packed]
 
 
 def _jobs(groups: Sequence[Group], rows: Sequence[Row], c: ModelConfig, cost: Cost) -> list[_Job]:
@@ -181,10 +194,15 @@ def _jobs(groups: Sequence[Group], rows: Sequence[Row], c: ModelConfig, cost: Co
   for g, group in enumerate(groups):
     slots = min(round_up(len(group.stem), MIN_SLOTS, 1), c.context_length) if group.stem else 0
     for asked in (_asked(rows, trie) for trie in group.tries):
-      is_tree = bool(slots) or len(asked.trie.rows) > 1
-      is_many = len(asked.nodes) > MANY * len(asked.trie.tokens)
-      kinds[slots, is_tree, is_many].append((g, asked))
-  found = [job for kind, asked in kinds.items() for job in _of_kind(kind[0], kind[1], asked, c, cost)]
+      is_long = asked.size > shared_prefixes.MAX_TRIE
+      is_tree = c.causal and not (is_long and not slots and len(asked.trie.rows) == 1)
+      is_many = len(asked.nodes) > MANY * asked.size
+      kinds[slots, is_tree, is_long, is_many].append((g, asked))
+  found = [
+    job
+    for (slots, is_tree, is_long, _), some in kinds.items()
+    for job in _of_kind(slots, is_tree, not is_long, some, c, cost)
+  ]
   found.sort(key=lambda job: -job[1].length)
   first = {g: i for i, (g, _, _) in reversed(list(enumerate(found)))}
   found.sort(key=lambda job: first[job[0]])
@@ -192,25 +210,41 @@ def _jobs(groups: Sequence[Group], rows: Sequence[Row], c: ModelConfig, cost: Co
 
 
 def _of_kind(
-  slots: int, is_tree: bool, asked: Sequence[tuple[int, _Asked]], c: ModelConfig, cost: Cost
-) -> Iterator[tuple[int, _Shape, Sequence[_Asked]]]:
+  slots: int, is_tree: bool, packs: bool, asked: Sequence[tuple[int, _Asked]], c: ModelConfig, cost: Cost
+) -> Iterator[tuple[int, _Shape, Sequence[Packed]]]:
   """Yields (group, shape, batch) of what has programs in common."""
-  sizes = [min(round_up(len(one.trie.tokens), MIN_LENGTH), c.context_length) for _, one in asked]
-  length_of = choose_lengths(sizes, cost, slots)
+  most_tokens = min(shared_prefixes.MAX_TRIE, c.context_length) if packs else c.context_length
+  lengths = choose_lengths([one.size for _, one in asked], cost, most_tokens, slots, packs=packs)
   by_length: dict[int, dict[int, list[_Asked]]] = defaultdict(lambda: defaultdict(list))
-  for (g, one), size in zip(asked, sizes, strict=True):
-    by_length[length_of[size]][g].append(one)
+  for g, one in asked:
+    by_length[next(length for size, length in lengths if one.size <= size)][g].append(one)
   for T, by_group in by_length.items():
-    all_of = [one for some in by_group.values() for one in some]
-    P = min(round_up(max(len(one.nodes) for one in all_of), 1, 1), T)
-    C = round_up(max(len(some) for one in all_of for some in one.candidates), 1, 1)
+    bins = {g: pack(some, T) if packs else [[one] for one in some] for g, some in by_group.items()}
+    everything = [packed for some in bins.values() for packed in some]
+    P = min(round_up(max(sum(len(one.nodes) for one in packed) for packed in everything), 1, 1), T)
+    C = round_up(max(len(some) for packed in everything for one in packed for some in one.candidates), 1, 1)
     most = min(MAX_ROWS, MAX_TOKENS // T)
     if is_tree:
       most = min(most, MAX_WEIGHTS // (c.num_heads * T * (T + slots)))
-    B = choose_rows([len(some) for some in by_group.values()], max(1, most), T)
-    for g, some in by_group.items():
+    B = choose_rows([len(some) for some in bins.values()], max(1, most), T)
+    for g, some in bins.items():
       for start in range(0, len(some), B):
         yield g, _Shape(T, P, C, B, slots, is_tree), some[start : start + B]
+
+
+def pack(asked: Sequence[_Asked], length: int) -> list[Packed]:
+  """Returns rows of at most `length` tokens: the longest texts first, each where the least room is left."""
+  bins: list[Packed] = []
+  with_room: list[list[int]] = [[] for _ in range(length + 1)]
+  for one in sorted(asked, key=lambda one: -one.size):
+    room = next((room for room in range(one.size, length + 1) if with_room[room]), length)
+    if not with_room[room]:
+      with_room[room].append(len(bins))
+      bins.append([])
+    at = with_room[room].pop()
+    bins[at].append(one)
+    with_room[room - one.size].append(at)
+  return bins
 
 
 def round_up(n: int, least: int, steps: int = 4) -> int:
@@ -221,29 +255,44 @@ def round_up(n: int, least: int, steps: int = 4) -> int:
   return -(-n // unit) * unit
 
 
-def choose_lengths(sizes: Sequence[int], cost: Cost, before: int = 0) -> dict[int, int]:
-  """Returns {size: length of the rows that it is padded to}, where padding and compiling cost least.
+def choose_lengths(
+  sizes: Sequence[int], cost: Cost, most: int, before: int = 0, *, packs: bool = True
+) -> list[tuple[int, int]]:
+  """Returns [(largest text, length of rows)], ascending, where padding and compiling cost least.
 
   Args:
-    sizes: of all rows.
-    before: tokens that each reads after.
+    sizes: tokens of all texts.
+    most: tokens of a row; no text has more.
+    before: tokens that each is read after.
+    packs: whether short texts share a row. Then rows are taken to be full but for one that is half empty
+      for each text that is longer than half of it.
   """
-  count = Counter(sizes)
-  grid = sorted(count)
-  best: list[tuple[float, int]] = [(0.0, 0)]  # of the first sizes: (cost, those before their longest rows)
+  size_N = np.sort(np.asarray(sizes))
+  total_N = np.concatenate([[0], np.cumsum(size_N)])
+  grid = sorted({min(round_up(size, MIN_LENGTH), most) for size in set(sizes)})
+  ends = [0, *np.searchsorted(size_N, grid, "right").tolist()]  # texts up to each of the grid's lengths
+
+  def read(start: int, end: int, length: int) -> float:
+    half = int(np.searchsorted(size_N, length / 2, "right")) if packs else start
+    rows = max(end - max(start, half), -(-int(total_N[end] - total_N[start]) // length))
+    return rows * float(cost.read(length, before))
+
+  best: list[tuple[float, int, int]] = [(0.0, 0, 0)]  # of texts up to a size: (cost, those before, length)
   for end in range(1, len(grid) + 1):
-    row = float(cost.read(grid[end - 1], before))
-    options = []
-    for start in range(end):
-      rows = sum(count[size] for size in grid[start:end])
-      options.append((best[start][0] + cost.program + rows * row, start))
-    best.append(min(options))
-  lengths, end = {}, len(grid)
+    lengths = {min(grid[end - 1] * n, most) for n in (STRETCHES if packs else (1,))}
+    best.append(
+      min(
+        (best[start][0] + cost.program + read(ends[start], ends[end], length), start, length)
+        for start in range(end)
+        for length in lengths
+      )
+    )
+  chosen, end = [], len(grid)
   while end:
-    start = best[end][1]
-    lengths |= dict.fromkeys(grid[start:end], grid[end - 1])
+    _, start, length = best[end]
+    chosen.append((grid[end - 1], length))
     end = start
-  return lengths
+  return chosen[::-1]
 
 
 def choose_rows(counts: Sequence[int], most: int, length: int) -> int:
@@ -261,15 +310,30 @@ def choose_rows(counts: Sequence[int], most: int, length: int) -> int:
   return min(sorted(sizes, reverse=True), key=padded)
 
 
-def _fill(batch: Sequence[_Asked], shape: _Shape) -> tuple[np.ndarray, ...]:
-  """Returns tokens, depths and ends [B, T], positions [B, P], candidates [B, P, C]; 0 is padding."""
+@dataclasses.dataclass(frozen=True)
+class _Filled:
+  """Arrays of a batch, int32; 0 is padding. Texts of a row are documents 1, 2, ..."""
+
+  tokens_BT: np.ndarray
+  depth_BT: np.ndarray
+  end_BT: np.ndarray
+  document_BT: np.ndarray
+  positions_BP: np.ndarray
+  candidates_BPC: np.ndarray
+
+
+def _fill(batch: Sequence[Packed], shape: _Shape) -> _Filled:
   B, T, P, C = shape.rows, shape.length, shape.predictions, shape.candidates
-  tokens_BT, depth_BT, end_BT = np.zeros((3, B, T), np.int32)
-  positions_BP, candidates_BPC = np.zeros((B, P), np.int32), np.zeros((B, P, C), np.int32)
-  for b, asked in enumerate(batch):
-    n = len(asked.trie.tokens)
-    tokens_BT[b, :n], depth_BT[b, :n], end_BT[b, :n] = asked.trie.tokens, asked.trie.depths, asked.trie.ends
-    positions_BP[b, : len(asked.nodes)] = asked.nodes
-    for p, some in enumerate(asked.candidates):
-      candidates_BPC[b, p, : len(some)] = some
-  return tokens_BT, depth_BT, end_BT, positions_BP, candidates_BPC
+  filled = _Filled(*np.zeros((4, B, T), np.int32), np.zeros((B, P), np.int32), np.zeros((B, P, C), np.int32))
+  for b, packed in enumerate(batch):
+    start = p = 0
+    for document, asked in enumerate(packed, 1):
+      here = slice(start, start + asked.size)
+      filled.tokens_BT[b, here], filled.depth_BT[b, here] = asked.trie.tokens, asked.trie.depths
+      filled.end_BT[b, here], filled.document_BT[b, here] = start + asked.trie.ends, document
+      filled.positions_BP[b, p : p + len(asked.nodes)] = start + asked.nodes
+      for some in asked.candidates:
+        filled.candidates_BPC[b, p, : len(some)] = some
+        p += 1
+      start += asked.size
+  return filled
