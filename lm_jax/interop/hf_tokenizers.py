@@ -36,8 +36,6 @@ def load(folder: Path, config: Mapping[str, Any], *, causal: bool) -> TextSide:
   settings = read_json(folder / SETTINGS, where) if (folder / SETTINGS).is_file() else {}
   tokenizer = tokenizers.load(folder) if _is_there(folder) else None
   specials = _ids_of_config(folder, config) | (tokenizer.specials if tokenizer else {})
-  bos = _bos_id(settings, read_json(folder / JSON, where) if (folder / JSON).is_file() else {}, config)
-  specials |= {} if bos is None else {"bos": bos}
   begin = _begin(folder, settings, config, where) if tokenizer and causal else ()
   return TextSide(tokenizer, specials, begin, _chat_template(folder, settings))
 
