@@ -22,7 +22,7 @@ LEVELS = {
   1: ("data",),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "sampling", "sharding", "tasks",
+    "param_paths", "quantize", "sampling", "sharding", "tasks",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
