@@ -9,7 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
 
 from lm_jax import quantize
 
@@ -288,3 +290,29 @@ def _chunked_nll_backward(size: int, saved: tuple, dy_BP: Array) -> tuple[Array,
 
 
 chunked_nll.defvjp(_chunked_nll_forward, _chunked_nll_backward)
+
+
+def candidate_scores(
+  x_BPD: Float[Array, "B P D"],
+  w_DV: Matrix,
+  bias_V: Float[Array, "V"] | None,
+  candidates_BPC: Int[Array, "B P C"],
+) -> tuple[Float[Array, "B P C"], Bool[Array, "B P C"]]:
+  """Returns log p of candidates by softmax(x W + bias), nats, and whether each is the most likely token.
+
+  The logits of a part of the positions are held at a time. Not made to be differentiated.
+  """
+  (B, P), V = x_BPD.shape[:2], w_DV.shape[1]
+
+  def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
+    x_BCD, of_BC = part
+    logits_BCV = affine(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, bias_V).reshape(*of_BC.shape[:2], V)
+    logits = jnp.take_along_axis(logits_BCV, of_BC, axis=-1)
+    log_total = jax.nn.logsumexp(logits_BCV, axis=-1, keepdims=True)
+    return logits - log_total, logits_BCV.argmax(-1)[..., None] == of_BC
+
+  size = max(1, CANDIDATE_LOGITS // (B * V))
+  if P <= size:
+    return chunk((x_BPD, candidates_BPC))
+  log_p, is_best = jax.lax.map(chunk, (_chunks(x_BPD, size), _chunks(candidates_BPC, size)))
+  return _unchunk(log_p, P), _unchunk(is_best, P)

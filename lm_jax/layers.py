@@ -18,7 +18,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax import attention, kernels, parametrization, quantize, sharding
+from lm_jax import attention, kernels, parametrization, quantize, sharding, trees
 from lm_jax.kernels import Matrix
 from lm_jax.model_config import ModelConfig, RopeScaling
 
@@ -251,7 +251,7 @@ class Attention(nn.Module):
     batch: int,
     documents_BT: Int[Array, "B T"] | None,
     prefix_BT: Bool[Array, "B T"] | None,
-    slots: Slots | None = None,
+    slots: Slots | trees.Tree | None = None,
   ) -> Float[Array, "M D"]:
     c = self.config
     T = x_MD.shape[0] // batch
@@ -272,8 +272,10 @@ class Attention(nn.Module):
       cos, sin = rotary_tables(c, T) if slots is None else (slots.cos_BTX, slots.sin_BTX)
       q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     q = scaled(q, parametrization.attention_multiplier(c))
-    cached = None if slots is None else self._remember(k, v, slots)
-    if cached is None or isinstance(slots.start, int):
+    cached = self._remember(k, v, slots) if isinstance(slots, Slots) else None
+    if isinstance(slots, trees.Tree):
+      out = trees.attend(q, k, v, slots, self._common(), c.attention_window)
+    elif cached is None or isinstance(slots.start, int):
       out = attend(c, q, k, v, documents_BT, prefix_BT)
     else:
       where = {"start": slots.start, "first_B": slots.first_B, "window": c.attention_window}
@@ -295,6 +297,12 @@ class Attention(nn.Module):
       cache.value = jax.lax.dynamic_update_slice_in_dim(cache.value, x_BKTH, slots.start, axis=2)
       cached.append(cache.value)
     return tuple(cached)
+
+  def _common(self) -> tuple[Float[Array, "1 K S H"], Float[Array, "1 K S H"]] | None:
+    """Returns the keys and values of what is before all rows alike, if anything is."""
+    if not self.has_variable("cache", "keys"):
+      return None
+    return self.get_variable("cache", "keys"), self.get_variable("cache", "values")
 
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": kernels.gelu, "gelu_erf": kernels.gelu_erf}
@@ -335,7 +343,7 @@ class Block(nn.Module):
     documents_BT: Int[Array, "B T"] | None,
     prefix_BT: Bool[Array, "B T"] | None,
     deterministic: bool,
-    slots: Slots | None = None,
+    slots: Slots | trees.Tree | None = None,
   ) -> Float[Array, "M D"]:
     c = self.config
     attention, dropout = Attention(c, name="attention"), nn.Dropout(c.dropout, deterministic=deterministic)

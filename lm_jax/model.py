@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from lm_jax import attention, kernels, layers, parametrization, sharding
+from lm_jax import attention, kernels, layers, parametrization, sharding, trees
 from lm_jax.model_config import ModelConfig
 
 
@@ -32,13 +32,19 @@ class Transformer(nn.Module):
     label_positions: tuple[int, ...] | None = None,
     positions_BP: Int[Array, "B P"] | None = None,
     targets_BP: Int[Array, "B P"] | None = None,
+    candidates_BPC: Int[Array, "B P C"] | None = None,
     documents_BT: Int[Array, "B T"] | None = None,
     prefix_BT: Bool[Array, "B T"] | None = None,
     segments_BT: Int[Array, "B T"] | None = None,
-    slots: layers.Slots | None = None,
+    slots: layers.Slots | trees.Tree | None = None,
     with_next_sentence: bool = False,
     deterministic: bool = True,
-  ) -> Float[Array, "B P V"] | Float[Array, "B P"] | tuple[Float[Array, "B P *V"], Float[Array, "B 2"]]:
+  ) -> (
+    Float[Array, "B P V"]
+    | Float[Array, "B P"]
+    | tuple[Float[Array, "B P *V"], Float[Array, "B 2"]]
+    | tuple[Float[Array, "B P C"], Bool[Array, "B P C"]]
+  ):
     """Returns logits at `label_positions` (default: everywhere, P = T), or -log p(target) there in nats.
 
     With `config.lm_head` false these are the last hidden states [B, P, D], after the final norm, float32.
@@ -47,13 +53,15 @@ class Transformer(nn.Module):
       label_positions: static positions; the output layer runs on these only.
       positions_BP: the same as data, for each sequence its own.
       targets_BP: asks for NLLs, for which the logits of a large vocabulary are never held at once.
+      candidates_BPC: asks for (log p of these tokens in nats, whether each is the most likely one of all).
       documents_BT: the document of each token, whose tokens stand together. Tokens see those of their own
         only, and learned and sinusoidal positions count from its first one, so that a document gets the
         same numbers wherever it is packed; rotary ones are relative and need nothing. Padding is a document.
       prefix_BT: true at tokens that all of their document see, also from before them: a prefix LM
         (arXiv:1910.10683, section 3.2.1). For causal models; keys are then computed in full width.
       segments_BT: the segment of each token, below `config.num_segments`; default: 0.
-      slots: where the tokens stand in the "cache" collection, which they are added to; see `kv_cache.read`.
+      slots: where the tokens stand in the "cache" collection, which they are added to, see `kv_cache.read`;
+        or in tries, see lm_jax/trees.py.
       with_next_sentence: asks for (the above, logits [B, 2] of the next-sentence head: not next, next).
       deterministic: false applies dropout, from the "dropout" rng.
     """
@@ -81,7 +89,10 @@ class Transformer(nn.Module):
     else:
       init = layers.output_init(c, c.vocab_size)
       w_DV, bias_V = layers.Weights(c.vocab_size, c.output_bias, init, name="output")(c.d_model)
-    out = output(c, x_MD.reshape(B, -1, c.d_model), w_DV, bias_V, targets_BP)
+    x_BPD = x_MD.reshape(B, -1, c.d_model)
+    if candidates_BPC is not None:
+      return kernels.candidate_scores(x_BPD, w_DV, bias_V, candidates_BPC)
+    out = output(c, x_BPD, w_DV, bias_V, targets_BP)
     return (out, next_B2) if with_next_sentence else out
 
   def _trunk(
@@ -91,7 +102,7 @@ class Transformer(nn.Module):
     prefix_BT: Array | None,
     segments_BT: Array | None,
     deterministic: bool,
-    slots: layers.Slots | None = None,
+    slots: layers.Slots | trees.Tree | None = None,
   ) -> tuple[layers.Embedding, Float[Array, "M D"]]:
     """Returns the token table, and what comes out of the last block."""
     c = self.config
@@ -106,7 +117,7 @@ class Transformer(nn.Module):
       x_MD *= math.sqrt(parametrization.base_width(c))
     positions_BT = None if documents_BT is None else attention.document_positions(documents_BT)
     if slots is not None:
-      positions_BT = slot_positions(slots, T)
+      positions_BT = slots.depth_BT if isinstance(slots, trees.Tree) else slot_positions(slots, T)
       slots = self._with_angles(slots, positions_BT)
     x_MD = self._add_positions(x_MD, B, T, positions_BT)
     x_MD = self._add_segments(x_MD, segments_BT)
@@ -128,7 +139,7 @@ class Transformer(nn.Module):
       return x_MD + jnp.asarray(table)[positions_BT.reshape(-1)]
     return (x_MD.reshape(B, T, -1) + table[None, :T]).reshape(B * T, -1)
 
-  def _with_angles(self, slots: layers.Slots, positions_BT: Array) -> layers.Slots:
+  def _with_angles(self, slots: layers.Slots | trees.Tree, positions_BT: Array) -> layers.Slots | trees.Tree:
     c = self.config
     if c.positions != "rope":
       return slots
@@ -151,7 +162,7 @@ class Transformer(nn.Module):
     documents_BT: Array | None,
     prefix_BT: Array | None,
     deterministic: bool,
-    slots: layers.Slots | None,
+    slots: layers.Slots | trees.Tree | None,
   ) -> Float[Array, "M D"]:
     c, B = self.config, len(tokens_BT)
     Block, how = rematerialized(c), (documents_BT, prefix_BT, deterministic, slots)

@@ -25,7 +25,8 @@ class Pretrained:
     model: resolved.
     params: of lm_jax.model.Transformer, nested dicts of numpy or jax arrays, float32.
     tokenizer: None where the model came without one; it then takes ids only.
-    specials: ids of special tokens, those that its task added among them.
+    specials: ids of special tokens: the tokenizer's, those that its task added, and "bos" where the model
+      names one, which is not to say that texts begin with it.
     begin: ids that it expects before every text: Llama's BOS, a run's separator; () for GPT-2.
     chat_template: Jinja, as in tokenizer_config.json.
     family: "lm_jax", or the format it was read from: "gpt2", "gpt_neox", "llama", "bert".

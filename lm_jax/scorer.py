@@ -6,23 +6,16 @@ alone is the continuation.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from lm_jax import kernels
-from lm_jax.model import Transformer
 from lm_jax.model_config import ModelConfig
-from lm_jax.strict import ConfigError
+from lm_jax.row_scorer import RowScorer, Scored
+from lm_jax.shared_prefixes import Row
+from lm_jax.strict import ConfigError, require
 from lm_jax.tokenizers import Tokenizer
-
-MIN_LENGTH = 16  # tokens
-FEW_PREDICTIONS = (1, 8)  # in a row: a masked token, an answer
-# Of one dispatch.
-MAX_ROWS, MAX_TOKENS, MAX_LOGITS = 64, 2**13, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +26,13 @@ class Likelihood:
     log_p: sum over its tokens of log p(token | what is before, or around), nats.
     num_tokens: how many these are.
     is_greedy: whether each of them is the most likely one of the vocabulary.
+    cut: tokens of the context that the model has no room for, the first ones.
   """
 
   log_p: float
   num_tokens: int
   is_greedy: bool
+  cut: int = 0
 
 
 class Scorer(Protocol):
@@ -46,7 +41,7 @@ class Scorer(Protocol):
 
     Raises:
       ConfigError: for a continuation that is empty, or longer than the model's context length. Contexts are
-        cut on the left to what fits.
+        cut on the left to what fits, see `Likelihood.cut`.
     """
     ...
 
@@ -56,34 +51,82 @@ class Scorer(Protocol):
 
 
 class CausalScorer:
-  """Scores by a causal LM. An empty context, and the beginning of a text, is the `end` token."""
+  """Scores by a causal LM.
 
-  def __init__(self, config: ModelConfig, params: Any, tokenizer: Tokenizer, specials: dict[str, int]):
-    """Takes a resolved config and text_config.special_ids, which may be beyond the tokenizer's own."""
-    self._tokenizer, self._length = tokenizer, config.context_length
-    (self._end,) = _required(specials, ("end",))
-    self._score = _RowScorer(config, params)
+  Texts begin with the tokens `begin`. Where there are none of these, an empty context and the beginning of a
+  text are the `end` token. What contexts have in common is read once (lm_jax/shared_prefixes.py).
+  """
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    params: Any,
+    tokenizer: Tokenizer | None,
+    specials: dict[str, int],
+    begin: Sequence[int] = (),
+    length: int | None = None,
+  ):
+    """Takes a resolved config and text_config.special_ids, which may be beyond the tokenizer's own.
+
+    Args:
+      tokenizer: None will do for `loglikelihood_tokens`.
+      length: tokens that are read at most; default: the model's context length.
+    """
+    most = config.context_length
+    require(length is None or 0 < length <= most, "length", length, f"from 1 to the model's {most}")
+    require(config.lm_head, "config.model.lm_head", config.lm_head, "true to score text")
+    self._tokenizer, self._length = tokenizer, length or most
+    self._start = list(begin) or _required(specials, ("end",))
+    self._begin = list(begin)
+    self._score = RowScorer(config, params)
 
   def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
-    rows = []
-    for (context, tokens), (_, text) in zip(encode_pairs(self._tokenizer, requests), requests, strict=True):
+    pairs = encode_pairs(_given(self._tokenizer), requests)
+    for (_, tokens), (_, text) in zip(pairs, requests, strict=True):
       _check_fits(text, tokens, self._length)
-      rows.append(self._row(context or [self._end], tokens))
-    return [_likelihood([row]) for row in self._score(rows)]
+    return self.loglikelihood_tokens(
+      [([*self._begin, *context] or self._start, tokens) for context, tokens in pairs]
+    )
+
+  def loglikelihood_tokens(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Likelihood]:
+    """Returns the likelihood of every (context, continuation) of tokens, in their order.
+
+    Raises:
+      ConfigError: for a context or a continuation that is empty, or a continuation longer than `length`.
+        Contexts are cut on the left to what fits, see `Likelihood.cut`.
+    """
+    rows, cut = [], []
+    for context, tokens in requests:
+      require(len(context) > 0, "context", context, "at least one token")
+      require(len(tokens) > 0, "continuation", tokens, "at least one token")
+      _check_fits(str(list(tokens)), tokens, self._length)
+      room = self._length + 1 - len(tokens)
+      cut.append(max(0, len(context) - room))
+      rows.append(Row((*context[-room:], *tokens[:-1]), min(room, len(context)) - 1, tuple(tokens)))
+    scored = self._score(rows)
+    return [dataclasses.replace(_likelihood([one]), cut=n) for one, n in zip(scored, cut, strict=True)]
 
   def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
+    wholes = _given(self._tokenizer).encode_batch(texts)
+    return self.loglikelihood_rolling_tokens(wholes, self._start)
+
+  def loglikelihood_rolling_tokens(
+    self, texts: Sequence[Sequence[int]], start: Sequence[int]
+  ) -> list[Likelihood]:
+    """Returns the likelihood of every text of tokens, of any length: each token is predicted once.
+
+    Args:
+      start: what is before a text, not predicted.
+    """
     rows, owners, T = [], [], self._length
-    for owner, tokens in enumerate(self._tokenizer.encode_batch(texts)):
-      for start in range(0, len(tokens), T):
+    for owner, text in enumerate(texts):
+      for first in range(0, len(text), T):
+        part = text[first : first + T]
         # The last window is as long as the others: what it does not predict is its context.
-        before = tokens[start - T : start] if start else [self._end]
-        rows.append(self._row(before, tokens[start : start + T]))
+        before = [*start, *text[:first]][-(T + 1 - len(part)) :]
+        rows.append(Row((*before, *part[:-1]), len(before) - 1, tuple(part)))
         owners.append(owner)
     return _gather(self._score(rows), owners, len(texts))
-
-  def _row(self, context: list[int], tokens: list[int]) -> "_Row":
-    read = [*context[-(self._length + 1 - len(tokens)) :], *tokens[:-1]]
-    return _Row(tuple(read), len(read) - len(tokens), tuple(tokens))
 
 
 class PseudoScorer:
@@ -98,7 +141,7 @@ class PseudoScorer:
     """Takes a resolved config and text_config.special_ids, which may be beyond the tokenizer's own."""
     self._tokenizer, self._length = tokenizer, config.context_length - 2
     self._cls, self._sep, self._mask = _required(specials, ("cls", "sep", "mask"))
-    self._score = _RowScorer(config, params)
+    self._score = RowScorer(config, params)
 
   def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
     rows, owners = [], []
@@ -117,12 +160,12 @@ class PseudoScorer:
         owners += [owner] * len(part)
     return _gather(self._score(rows), owners, len(texts))
 
-  def _rows(self, context: list[int], tokens: list[int]) -> list["_Row"]:
+  def _rows(self, context: list[int], tokens: list[int]) -> list[Row]:
     room = self._length - len(tokens)
     context = context[-room:] if room else []
     whole, first = [self._cls, *context, *tokens, self._sep], 1 + len(context)
     return [
-      _Row((*whole[:i], self._mask, *whole[i + 1 :]), i, (whole[i],))
+      Row((*whole[:i], self._mask, *whole[i + 1 :]), i, (whole[i],))
       for i in range(first, first + len(tokens))
     ]
 
@@ -143,6 +186,12 @@ def encode_pairs(
   return pairs
 
 
+def _given(tokenizer: Tokenizer | None) -> Tokenizer:
+  if tokenizer is None:
+    raise ConfigError("tokenizer: the model has none; score tokens, or give it one to score text")
+  return tokenizer
+
+
 def _required(specials: dict[str, int], names: tuple[str, ...]) -> list[int]:
   missing = [name for name in names if name not in specials]
   if missing:
@@ -155,87 +204,14 @@ def _check_fits(text: str, tokens: list[int], most: int) -> None:
     raise ConfigError(f"continuation {text[:40]!r}...: has {len(tokens)} tokens, the model takes {most}")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-  """Tokens to read, and at how many consecutive positions, from the `first`, which token is expected."""
-
-  tokens: tuple[int, ...]
-  first: int
-  targets: tuple[int, ...]
-
-
-# log p and whether it is the most likely one, of each target of a row.
-_Scored = tuple[np.ndarray, np.ndarray]
-
-
-def _likelihood(rows: Iterable[_Scored]) -> Likelihood:
+def _likelihood(rows: Iterable[Scored]) -> Likelihood:
   log_p, greedy = (np.concatenate(parts) for parts in zip(*rows, strict=True))
   return Likelihood(float(log_p.sum(dtype=np.float64)), len(log_p), bool(greedy.all()))
 
 
-def _gather(rows: Sequence[_Scored], owners: Sequence[int], count: int) -> list[Likelihood]:
+def _gather(rows: Sequence[Scored], owners: Sequence[int], count: int) -> list[Likelihood]:
   """Returns the likelihood of every owner of rows; nothing (no token) is certain."""
-  of_owner: list[list[_Scored]] = [[] for _ in range(count)]
+  of_owner: list[list[Scored]] = [[] for _ in range(count)]
   for owner, row in zip(owners, rows, strict=True):
     of_owner[owner].append(row)
   return [_likelihood(of) if of else Likelihood(0.0, 0, True) for of in of_owner]
-
-
-class _RowScorer:
-  """Runs rows in batches of few shapes, each with a program of its own.
-
-  A row's shape is its length, rounded up to a power of two, and 1, 8, or as many predictions as tokens. It
-  does not depend on other rows, and so neither do a row's numbers.
-  """
-
-  def __init__(self, config: ModelConfig, params: Any):
-    self._config, self._params = config, params
-
-  def __call__(self, rows: Sequence[_Row]) -> list[_Scored]:
-    shapes = [self._shape(row) for row in rows]
-    results: list[_Scored | None] = [None] * len(rows)
-    # Largest first: what does not fit in memory fails at once, and not at the end.
-    for T, P in sorted(set(shapes), reverse=True):
-      same, size = [i for i, shape in enumerate(shapes) if shape == (T, P)], self._num_rows(T, P)
-      for start in range(0, len(same), size):
-        part = same[start : start + size]
-        for i, scored in zip(part, self._run([rows[i] for i in part], T, P), strict=True):
-          results[i] = scored
-    return results
-
-  def _shape(self, row: _Row) -> tuple[int, int]:
-    T = min(max(MIN_LENGTH, 1 << (len(row.tokens) - 1).bit_length()), self._config.context_length)
-    P = next((P for P in FEW_PREDICTIONS if len(row.targets) <= P), T)
-    return T, min(P, T)
-
-  def _num_rows(self, T: int, P: int) -> int:
-    return max(1, min(MAX_ROWS, MAX_TOKENS // T, MAX_LOGITS // (P * self._config.vocab_size)))
-
-  def _run(self, rows: Sequence[_Row], T: int, P: int) -> list[_Scored]:
-    B = self._num_rows(T, P)
-    tokens_BT, documents_BT = np.zeros((2, B, T), np.int32)
-    positions_BP, targets_BP = np.zeros((2, B, P), np.int32)
-    for b, row in enumerate(rows):
-      n = len(row.targets)
-      tokens_BT[b, : len(row.tokens)], documents_BT[b, : len(row.tokens)] = row.tokens, 1
-      positions_BP[b, :n], targets_BP[b, :n] = range(row.first, row.first + n), row.targets
-    # No token of a causal model sees what is after it, so padding there needs no mask.
-    documents = None if self._config.causal else documents_BT
-    scores = _score(self._config, self._params, tokens_BT, documents, positions_BP, targets_BP)
-    log_p_BP, greedy_BP = map(np.asarray, scores)
-    return [(log_p_BP[b, : len(row.targets)], greedy_BP[b, : len(row.targets)]) for b, row in enumerate(rows)]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _score(
-  config: ModelConfig,
-  params: Any,
-  tokens_BT: jax.Array,
-  documents_BT: jax.Array | None,
-  positions_BP: jax.Array,
-  targets_BP: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns log p of targets in nats, and whether they are the most likely tokens, both [B, P]."""
-  where = {"documents_BT": documents_BT, "positions_BP": positions_BP}
-  logits_BPV = Transformer(config).apply({"params": params}, tokens_BT, **where)
-  return -kernels.token_nll(logits_BPV, targets_BP), logits_BPV.argmax(-1) == targets_BP

@@ -49,7 +49,8 @@ class LibraryTokenizer:
   def _describe(self, spec: dict[str, Any]) -> None:
     added = self._inner.get_added_tokens_decoder()
     self._added = {i: token.content for i, token in added.items()}
-    self._silent = {i for i, token in added.items() if token.special}
+    self.controls = {token.content: i for i, token in added.items() if token.special}
+    self._silent = set(self.controls.values())
     self._silent |= {i for i, token in enumerate(self._tokens) if token is None or _is_unused(token)}
     self._byte_level = _mentions(spec["pre_tokenizer"], "ByteLevel")
     is_wordpiece = spec["model"]["type"] == "WordPiece"
@@ -70,6 +71,18 @@ class LibraryTokenizer:
     except TypeError:
       base.check_unicode([text])
       raise
+
+  def encode_marked(self, text: str) -> list[int]:
+    """Returns the ids of a text that special tokens are spelled out in, as a chat template does."""
+    self._inner.encode_special_tokens = False
+    try:
+      return self.encode(text)
+    finally:
+      self._inner.encode_special_tokens = True
+
+  def spelling(self, i: int) -> str:
+    """Returns the name of a token in the vocabulary, e.g. "<|endoftext|>"."""
+    return self._tokens[i] or ""
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     try:

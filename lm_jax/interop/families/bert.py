@@ -5,7 +5,6 @@ from typing import Any
 
 from lm_jax.interop.families.base import (
   ACTIVATIONS,
-  TRANSPOSE,
   Family,
   Field,
   Row,
@@ -16,6 +15,7 @@ from lm_jax.interop.families.base import (
 )
 from lm_jax.model_config import ModelConfig
 from lm_jax.presets import PRESETS
+from lm_jax.strict import require
 
 # Their classes are (next, not next), ours are (not next, next).
 SWAPPED_KERNEL = Transform(
@@ -57,10 +57,7 @@ def _heads(m: ModelConfig) -> list[Row]:
     return table
   table += linear(f"{PREDICTIONS}.transform.dense", "output_transform/dense", True)
   table += norm(f"{PREDICTIONS}.transform.LayerNorm", "output_transform/norm", True)
-  table.append(Row(f"{PREDICTIONS}.bias", ("output/bias",)))
-  if not m.tie_embeddings:
-    table.append(Row(f"{PREDICTIONS}.decoder.weight", ("output/kernel",), TRANSPOSE))
-  return table
+  return [*table, Row(f"{PREDICTIONS}.bias", ("output/bias",))]
 
 
 def _read_more(config: Mapping[str, Any], names: Collection[str], where: str) -> dict[str, Any]:
@@ -72,9 +69,11 @@ def _read_more(config: Mapping[str, Any], names: Collection[str], where: str) ->
   next_sentence = FOR_PRETRAINING in there or f"{NEXT}.weight" in names
   has_head = any(name.startswith(PREDICTIONS) for name in names)
   lm_head = next_sentence or FOR_MASKED in there or has_head
+  # Untied, versions of transformers differ in which of two biases they add.
   tied = value_of(config, "tie_word_embeddings", bool, True, where)
+  require(tied or not lm_head, f"{where}: tie_word_embeddings", tied, "true for a model with a head")
   return {
-    "lm_head": lm_head, "next_sentence_head": next_sentence, "tie_embeddings": tied or not lm_head,
+    "lm_head": lm_head, "next_sentence_head": next_sentence, "tie_embeddings": True,
     "pooler": "pooler.dense.weight" in names and not next_sentence,
     "output_transform": lm_head, "output_bias": lm_head,
   }  # fmt: skip
@@ -82,7 +81,7 @@ def _read_more(config: Mapping[str, Any], names: Collection[str], where: str) ->
 
 def _write_more(m: ModelConfig) -> dict[str, Any]:
   return {
-    "tie_word_embeddings": m.tie_embeddings, "attention_probs_dropout_prob": 0.0,
+    "tie_word_embeddings": True, "attention_probs_dropout_prob": 0.0,
     "position_embedding_type": "absolute", "initializer_range": 0.02,
   }  # fmt: skip
 
@@ -96,10 +95,10 @@ def _architecture(m: ModelConfig) -> str:
 def _aliases(m: ModelConfig) -> dict[str, str]:
   if not m.lm_head:
     return {}
-  aliases = {f"{PREDICTIONS}.decoder.bias": f"{PREDICTIONS}.bias"}
-  if m.tie_embeddings:
-    aliases[f"{PREDICTIONS}.decoder.weight"] = "embeddings.word_embeddings.weight"
-  return aliases
+  return {
+    f"{PREDICTIONS}.decoder.bias": f"{PREDICTIONS}.bias",
+    f"{PREDICTIONS}.decoder.weight": "embeddings.word_embeddings.weight",
+  }
 
 
 # What its fields and heads decide.
