@@ -25,7 +25,8 @@ class Pretrained:
     model: resolved.
     params: of lm_jax.model.Transformer, nested dicts of numpy or jax arrays, float32.
     tokenizer: None where the model came without one; it then takes ids only.
-    specials: ids of special tokens, those that its task added among them.
+    specials: ids of special tokens: the tokenizer's, those that its task added, and "bos" where the model
+      names one, which is not to say that texts begin with it.
     begin: ids that it expects before every text: Llama's BOS, a run's separator; () for GPT-2.
     chat_template: Jinja, as in tokenizer_config.json.
     family: "lm_jax", or the format it was read from: "gpt2", "gpt_neox", "llama", "bert".
@@ -70,7 +71,10 @@ def shapes(model: ModelConfig) -> Any:
 
 def block_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Returns {path: shape} of the parameters of a model whose blocks are apart, whatever its depth."""
-  one = flat(shapes(dataclasses.replace(model, num_layers=1, scan_layers=False, remat="none")))
+  # Tables of positions that are no parameters would be made in the sizes of a model that may be broken.
+  positions = "learned" if model.positions == "learned" else "none"
+  alike = {"num_layers": 1, "scan_layers": False, "remat": "none", "positions": positions}
+  one = flat(shapes(dataclasses.replace(model, **alike)))
   found = {}
   for path, leaf in one.items():
     owner, _, rest = path.partition("/")

@@ -26,7 +26,7 @@ LEVELS = {
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "feed", "finetune_programs", "generate", "hosts", "interop",
-    "parallel", "population", "pretrained", "row_scorer", "scorer", "state", "step",
+    "parallel", "population", "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step",
   ),
   4: (
     "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",

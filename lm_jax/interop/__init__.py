@@ -1,14 +1,22 @@
 """Models in the formats of the field, read and written. Each format is a module with `load`."""
 
+import sys
 from pathlib import Path
 
-from lm_jax.interop import folders, huggingface, native, runs
+import numpy as np
+
+from lm_jax import strict
+from lm_jax.interop import folders, gguf_files, hub, huggingface, llama2c, native, runs, tensor_files
+from lm_jax.param_paths import flat
 from lm_jax.pretrained import Pretrained, untrained
 from lm_jax.strict import ConfigError
 
-__all__ = ["load"]
+__all__ = ["convert", "load"]
 
-FORMATS = "a run of lm-jax train, a folder of lm-jax convert, or a folder of Hugging Face transformers"
+FORMATS = (
+  "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, a name on its hub "
+  "(org/name), a GGUF file, or a llama2.c .bin beside its tok*.bin"
+)
 
 
 def load(path: str | Path, *, name: str = "--model", trained: bool = True) -> Pretrained:
@@ -21,9 +29,11 @@ def load(path: str | Path, *, name: str = "--model", trained: bool = True) -> Pr
   Raises:
     ConfigError: no model there, or one whose parts are broken or do not fit each other.
   """
-  path = Path(path).expanduser()
+  given, path = str(path), Path(path).expanduser()
   if not path.exists():
-    raise folders.missing(path, name)
+    if not hub.is_name(given):
+      raise folders.missing(path, name)
+    path = hub.download(given, name)
   if _is_run(path, name):
     return runs.load(path, name=name, trained=trained)
   p = _load(path, name)
@@ -44,4 +54,42 @@ def _load(path: Path, name: str) -> Pretrained:
     return native.load(path, name=name)
   if (path / huggingface.CONFIG).is_file():
     return huggingface.load(path, name=name)
-  raise ConfigError(f"{name}={path}: is no model: it has no config.json; must be {FORMATS}")
+  if gguf_files.is_model(path):
+    return gguf_files.load(path, name=name)
+  if llama2c.is_model(path):
+    return llama2c.load(path, name=name)
+  raise _no_model(path, name)
+
+
+def _no_model(path: Path, name: str) -> ConfigError:
+  """Returns the error of a path that holds no model, by what it holds."""
+  if path.is_dir():
+    return ConfigError(f"{name}={path}: is no model: it has no config.json; must be {FORMATS}")
+  if path.suffix == ".safetensors":
+    return ConfigError(f"{name}={path}: are weights alone; give the folder, which has their config.json")
+  if path.suffix in tensor_files.PICKLES and tensor_files.is_pickled(path):
+    return ConfigError(f"{name}={path}: {tensor_files.PICKLED}")
+  return ConfigError(f"{name}={path}: is no model; must be {FORMATS}")
+
+
+def convert(source: str | Path, target: str | Path, to: str = "huggingface", quiet: bool = False) -> str:
+  """Writes a model in another format, whole or not at all; returns a line that says what was written.
+
+  Args:
+    source: see `load`.
+    target: a folder, new or empty.
+    to: "huggingface", a folder that transformers opens, or "lm_jax", our own.
+
+  Raises:
+    ConfigError: no model, one that the format cannot express, or something at `target`.
+  """
+  write = strict.choose({"huggingface": huggingface.export, "lm_jax": native.save}, to, "--to")
+  target = Path(target).expanduser()
+  folders.check_target(target)
+  if not quiet:
+    print(f"reading {source}", file=sys.stderr, flush=True)
+  p = load(source, name="--source")
+  kind = write(p, target)
+  params = sum(int(np.prod(x.shape)) for x in flat(p.params).values())
+  text = "no tokenizer" if p.tokenizer is None else f"a tokenizer of {p.tokenizer.vocab_size:,}"
+  return f"{target}: {kind}, {params:,} parameters in float32, {text}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_jax import tokenizers
 from lm_jax.interop.folders import read_json
+from lm_jax.strict import ConfigError
 from lm_jax.tokenizers import Tokenizer
 from lm_jax.tokenizers.files import BERT, GPT2, JSON, SETTINGS
 
@@ -35,8 +36,6 @@ def load(folder: Path, config: Mapping[str, Any], *, causal: bool) -> TextSide:
   settings = read_json(folder / SETTINGS, where) if (folder / SETTINGS).is_file() else {}
   tokenizer = tokenizers.load(folder) if _is_there(folder) else None
   specials = _ids_of_config(folder, config) | (tokenizer.specials if tokenizer else {})
-  bos = _bos_id(settings, read_json(folder / JSON, where) if (folder / JSON).is_file() else {}, config)
-  specials |= {} if bos is None else {"bos": bos}
   begin = _begin(folder, settings, config, where) if tokenizer and causal else ()
   return TextSide(tokenizer, specials, begin, _chat_template(folder, settings))
 
@@ -51,7 +50,7 @@ def _ids_of_config(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
   if (folder / GENERATION).is_file():
     generation = read_json(folder / GENERATION, f"model {folder}")
   found = {}
-  for name, key in (("end", "eos_token_id"), ("pad", "pad_token_id")):
+  for name, key in (("bos", "bos_token_id"), ("end", "eos_token_id"), ("pad", "pad_token_id")):
     value = generation.get(key, config.get(key))
     value = value[0] if isinstance(value, list) and value else value
     if type(value) is int and value >= 0:
@@ -64,23 +63,14 @@ def _begin(
 ) -> tuple[int, ...]:
   """Returns the ids that transformers puts before a text.
 
-  The settings decide where they speak of it, else the post-processor of tokenizer.json.
+  The post-processor of tokenizer.json decides. Settings speak of it where there is no such file: then a
+  SentencePiece model, which is Llama's, begins with BOS unless it is told otherwise.
   """
-  spec = read_json(folder / JSON, where) if (folder / JSON).is_file() else None
-  # A SentencePiece model alone is Llama's, which begins with its BOS unless it is told otherwise.
-  if "add_bos_token" in settings or "add_eos_token" in settings or spec is None:
-    is_llama = spec is None and any(folder.glob("*.model"))
-    bos = _bos_id(settings, spec or {}, config) if settings.get("add_bos_token", is_llama) else None
-    return () if bos is None else (bos,)
-  return _template_ids(spec.get("post_processor"))
-
-
-def _bos_id(settings: Mapping[str, Any], spec: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-  token = settings.get("bos_token")
-  token = token.get("content") if isinstance(token, dict) else token
-  added = {entry.get("content"): entry.get("id") for entry in spec.get("added_tokens") or ()}
-  found = added.get(token, config.get("bos_token_id"))
-  return found if type(found) is int else None
+  if (folder / JSON).is_file():
+    return _template_ids(read_json(folder / JSON, where).get("post_processor"))
+  bos = config.get("bos_token_id")
+  begins = settings.get("add_bos_token", any(folder.glob("*.model")))
+  return (bos,) if begins and type(bos) is int else ()
 
 
 def _template_ids(processor: Any) -> tuple[int, ...]:
@@ -102,7 +92,10 @@ def _template_ids(processor: Any) -> tuple[int, ...]:
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
   if (folder / TEMPLATE).is_file():
-    return (folder / TEMPLATE).read_text(encoding="utf-8")
+    try:
+      return (folder / TEMPLATE).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+      raise ConfigError(f"model {folder}: its {TEMPLATE} is no text in UTF-8") from None
   template = settings.get("chat_template")
   if isinstance(template, list):  # several, by name
     named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -115,8 +108,8 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
 # How special tokens are spelled that a task added after its tokenizer's vocabulary.
 SPELLED = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]",
            "end": "<|endoftext|>"}  # fmt: skip
-SETTING = {"bos": "bos_token", "pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
-           "mask": "mask_token", "end": "eos_token"}  # fmt: skip
+SETTING = {"pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "sep_token",
+           "mask": "mask_token", "end": "eos_token", "bos": "bos_token"}  # fmt: skip
 
 
 def save(
@@ -137,7 +130,7 @@ def save(
     **{SETTING[name]: names[i] for name, i in specials.items() if name in SETTING and i in names},
   }  # fmt: skip
   if begin:
-    settings["bos_token"] = names[begin[0]]
+    settings.setdefault("bos_token", names[begin[0]])
   write_json(folder / JSON, spec)
   write_json(folder / SETTINGS, settings)
   if chat_template is not None:

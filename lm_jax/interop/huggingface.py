@@ -143,8 +143,8 @@ def _obstacles(family: Family, model: ModelConfig) -> _Obstacles:
   return _Obstacles(found, len(found))
 
 
-def export(p: Pretrained, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Plan:
-  """Writes a folder that transformers opens with the same logits, whole or not at all.
+def export(p: Pretrained, target: Path, *, shard_bytes: int = SHARD_BYTES) -> str:
+  """Writes a folder that transformers opens with the same logits, whole or not at all; returns its class.
 
   Args:
     shard_bytes: of a file of weights, at most, unless one tensor is larger.
@@ -177,13 +177,14 @@ def export(p: Pretrained, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pl
       hf_tokenizers.save(
         folder, p.tokenizer, p.specials, p.begin, p.chat_template, p.model.context_length
       )  # fmt: skip
-  return written
+  return written.config["architectures"][0]
 
 
 def _special_ids(p: Pretrained) -> dict[str, Any]:
   """Returns the ids of special tokens; transformers has defaults of its own where they are not written."""
+  begin = p.begin[0] if p.begin else None
   return {
-    "bos_token_id": p.begin[0] if p.begin else None, "eos_token_id": p.specials.get("end"),
+    "bos_token_id": p.specials.get("bos", begin), "eos_token_id": p.specials.get("end"),
     "pad_token_id": p.specials.get("pad"),
   }  # fmt: skip
 

@@ -22,8 +22,12 @@ FACTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def save(p: Pretrained, target: Path) -> None:
-  """Writes a model folder, whole or not at all; raises ConfigError if there is something at `target`."""
+def save(p: Pretrained, target: Path) -> str:
+  """Writes a model folder, whole or not at all; raises ConfigError if there is something at `target`.
+
+  Returns:
+    what was written, in words.
+  """
   with folders.written_whole(target) as folder:
     tensor_files.save(flat(p.params), folder / tensor_files.FILE)
     if p.tokenizer is not None:
@@ -33,6 +37,7 @@ def save(p: Pretrained, target: Path) -> None:
       "begin": list(p.begin), "chat_template": p.chat_template, "step": p.step,
       "tokenizer": p.tokenizer.digest if p.tokenizer else None,
     })  # fmt: skip
+  return "lm_jax model"
 
 
 def load(folder: Path, *, name: str = "--model") -> Pretrained:

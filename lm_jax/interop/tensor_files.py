@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from lm_jax.strict import ConfigError
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Formats that hold Python objects, which may run anything when they are opened.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLED = (
+  f"is pickled, and a pickle can run any code when it is opened; convert it to {FILE} where you trust it "
+  "(transformers: model.save_pretrained(folder))"
+)
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80")  # torch's zip archive, and a bare pickle
+LFS_POINTER = b"version https://git-lfs"
 FLOATS = ("F32", "F16", "BF16")
 
 
@@ -53,10 +60,7 @@ def open_folder(folder: Path, where: str) -> TensorFiles:
     return open_files([folder / FILE], where)
   pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
   if pickles:
-    raise ConfigError(
-      f"{where}: its weights are pickled ({pickles[0]}), and a pickle can run any code when it is opened; "
-      f"convert it to {FILE} where you trust it (transformers: model.save_pretrained(folder))"
-    )
+    raise ConfigError(f"{where}: {pickles[0]} {PICKLED}")
   raise ConfigError(f"{where}: has no weights; must have {FILE} or {INDEX}")
 
 
@@ -82,6 +86,7 @@ def open_files(files: Iterable[Path], where: str) -> TensorFiles:
 
   shapes, dtypes, owners = {}, {}, {}
   for path in files:
+    _check_start(path, where)
     try:
       # Not mapped, so that pages of the file do not count beside the copy that is made of them.
       opened = safe_open(path, framework="np", backend="pread")
@@ -98,12 +103,28 @@ def open_files(files: Iterable[Path], where: str) -> TensorFiles:
   return TensorFiles(shapes, tuple(files), dtypes, owners, where)
 
 
+def is_pickled(path: Path) -> bool:
+  """Whether a file begins like a pickle of torch."""
+  with path.open("rb") as file:
+    return file.read(4).startswith(PICKLE_STARTS)
+
+
+def _check_start(path: Path, where: str) -> None:
+  with path.open("rb") as file:
+    if file.read(len(LFS_POINTER)) == LFS_POINTER:
+      raise ConfigError(f"{where}: {path.name} is a pointer of Git LFS, and not the weights: git lfs pull")
+
+
 def save(tensors: Mapping[str, Any], path: Path) -> None:
   """Writes one safetensors file."""
   from safetensors.numpy import save_file
 
   arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
   save_file(arrays, path, metadata={"format": "pt"})
+  # The library lets nobody else read it, whatever the umask.
+  umask = os.umask(0)
+  os.umask(umask)
+  path.chmod(0o666 & ~umask)
 
 
 def shard_name(i: int, count: int) -> str:
