@@ -45,19 +45,24 @@ def sweep_tree(widths=(8, 16), seeds=(0,), **groups: Any) -> dict[str, Any]:
 
 
 def start(*words: str | Path, platform: str = "cpu", **options: Any) -> subprocess.Popen:
-  """Starts `lm-jax WORDS` on a platform, with nothing of this process's own settings."""
+  """Starts `lm-jax WORDS` on a platform, with nothing of this process's own settings and no input."""
   env = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
   env |= {"JAX_PLATFORMS": platform, "PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])}
   return subprocess.Popen(
     [sys.executable, "-m", "lm_jax", *map(str, words)],
-    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options,
+    text=True, env=env,
+    **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
   )  # fmt: skip
 
 
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-  """Waits for a process and returns its exit code and output."""
+def finish(process: subprocess.Popen, typed: str | None = None) -> subprocess.CompletedProcess:
+  """Waits for a process and returns its exit code and output.
+
+  Args:
+    typed: its input, if it was started with stdin=PIPE.
+  """
   try:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(typed, timeout=120)
   finally:
     process.kill()
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -5,18 +5,27 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+  BarColumn,
+  DownloadColumn,
+  MofNCompleteColumn,
+  TextColumn,
+  TimeRemainingColumn,
+  TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 
+BYTES = "MB"
 _SHOWN_AFTER_S = 1.0
 _PLAIN_EVERY_S = 10.0
 
 
 class Progress(contextlib.AbstractContextManager):
-  """Counts bytes of `total`. Nothing is shown of what is done within a second, nor if `quiet`."""
+  """Counts bytes or others of `total`. Nothing is shown of what is done within a second, nor if `quiet`."""
 
-  def __init__(self, what: str, total: int, *, quiet: bool):
-    self._what, self._total, self._done = what, total, 0
+  def __init__(self, what: str, total: int, *, quiet: bool, unit: str = BYTES):
+    """Takes what is done ("reading"), and how much of it there is, in units of that name ("prompts")."""
+    self._what, self._total, self._done, self._unit = what, total, 0, unit
     self._quiet = quiet
     self._console = Console(stderr=True)
     self._started = time.monotonic()
@@ -25,9 +34,13 @@ class Progress(contextlib.AbstractContextManager):
     self._bar = self._make_bar() if is_animated else None
 
   def _make_bar(self) -> Bar:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    speed = (TransferSpeedColumn(), TimeRemainingColumn(), TextColumn("left"))
-    bar = Bar(*columns, *speed, console=self._console, transient=True)
+    counts = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    if self._unit != BYTES:
+      counts = (MofNCompleteColumn(), TextColumn(self._unit))
+    left = (TimeRemainingColumn(), TextColumn("left"))
+    bar = Bar(
+      TextColumn("{task.description}"), BarColumn(), *counts, *left, console=self._console, transient=True
+    )  # fmt: skip
     bar.add_task(self._what, total=self._total)
     return bar
 
@@ -35,8 +48,8 @@ class Progress(contextlib.AbstractContextManager):
     if self._bar:
       self._bar.stop()
 
-  def advance(self, num_bytes: int) -> None:
-    self._done += num_bytes
+  def advance(self, amount: int) -> None:
+    self._done += amount
     now = time.monotonic()
     if self._quiet or now < self._next_shown:
       return
@@ -50,4 +63,6 @@ class Progress(contextlib.AbstractContextManager):
 
   def _line(self, elapsed_s: float) -> str:
     left_s = elapsed_s * max(self._total - self._done, 0) / self._done
-    return f"{self._what}: {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, about {left_s:.0f} s left"
+    size = 1e6 if self._unit == BYTES else 1
+    done = f"{self._done / size:.0f} of {self._total / size:.0f} {self._unit}"
+    return f"{self._what}: {done}, about {left_s:.0f} s left"

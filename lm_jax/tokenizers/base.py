@@ -26,11 +26,13 @@ class Tokenizer(Protocol):
   Attributes:
     vocab_size: ids are below it. A corpus too small for the size that was asked leaves some ids unused.
     specials: {"pad" | "unk" | "cls" | "sep" | "mask" | "end": id}, those that it has itself.
+    controls: {"<|im_end|>": id, ...}, what special tokens are called where a template writes them.
     digest: hash of its files, wherever they are.
   """
 
   vocab_size: int
   specials: dict[str, int]
+  controls: dict[str, int]
   digest: str
 
   def encode(self, text: str) -> list[int]:

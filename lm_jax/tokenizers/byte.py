@@ -22,6 +22,7 @@ class Bytes:
 
   def __init__(self) -> None:
     self.specials: dict[str, int] = {}
+    self.controls: dict[str, int] = {}
     self._files = {FILE: b'{"kind": "bytes"}\n'}
     self.digest = base.digest(self._files)
 

@@ -49,7 +49,8 @@ class LibraryTokenizer:
   def _describe(self, spec: dict[str, Any]) -> None:
     added = self._inner.get_added_tokens_decoder()
     self._added = {i: token.content for i, token in added.items()}
-    self._silent = {i for i, token in added.items() if token.special}
+    self.controls = {token.content: i for i, token in added.items() if token.special}
+    self._silent = set(self.controls.values())
     self._silent |= {i for i, token in enumerate(self._tokens) if token is None or _is_unused(token)}
     self._byte_level = _mentions(spec["pre_tokenizer"], "ByteLevel")
     is_wordpiece = spec["model"]["type"] == "WordPiece"

@@ -41,6 +41,7 @@ class SentencePiece:
     size, inner = range(self.vocab_size), self._inner
     self._silent = {i for i in size if inner.IsControl(i) or inner.IsUnknown(i) or inner.IsUnused(i)}
     self._silent |= set(self.specials.values())
+    self.controls = {inner.IdToPiece(i): i for i in size if inner.IsControl(i)}
 
   def _special_ids(self) -> dict[str, int]:
     inner = self._inner

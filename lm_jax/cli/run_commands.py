@@ -1,186 +1,17 @@
-"""The command line: `lm-jax COMMAND --config=FILE[:arg] --config.path.to.field=value --flag=value`.
+"""The commands that plan, train, and show runs."""
 
-Exit codes: 0 done; 1 some cells failed, or are in the hands of another process (listed); 2 bad input (one
-line on stderr); 128 + n stopped by signal n, saved and resumable.
-"""
-
-import dataclasses
 import json
-import logging
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from lm_jax import __version__, environment
+from lm_jax import environment
+from lm_jax.cli.command_flags import Command, positive
 from lm_jax.config import Config
-from lm_jax.strict import ConfigError, did_you_mean, nearest
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-  """One subcommand: its function, its flags, and which of them must be given."""
-
-  run: Callable[[flags.FlagValues, list[tuple[str, str]]], int]
-  help: str
-  flags: Sequence[str]
-  required: Sequence[str] = ()
-  takes_config: bool = False
-  many_configs: bool = False
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command and exits with its code."""
-  argv = sys.argv[1:] if argv is None else argv
-  logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-  try:
-    code = _dispatch(list(argv))
-  except ConfigError as error:
-    print(f"lm-jax: {error}", file=sys.stderr)
-    code = 2
-  except KeyboardInterrupt:
-    print("lm-jax: stopped; the same command goes on from here", file=sys.stderr)
-    code = 128 + signal.SIGINT
-  except BrokenPipeError:  # e.g. `lm-jax plan | head`
-    sys.stderr.close()
-    code = 128 + signal.SIGPIPE
-  sys.exit(code)
-
-
-def _dispatch(argv: Sequence[str]) -> int:
-  if not argv:
-    raise ConfigError(f"no command given; allowed: {', '.join(COMMANDS)}; see lm-jax --help")
-  if argv[0] in ("help", "-h", "--help", "-help"):
-    print(_usage())
-    return 0
-  if argv[0] in ("version", "--version"):
-    print(__version__)
-    return 0
-  name, *rest = argv
-  if name not in COMMANDS:
-    raise ConfigError(f"{name!r}: no such command{nearest(name, COMMANDS)}")
-  command = COMMANDS[name]
-  rest, overrides = split_overrides(rest)
-  values = _define(command)
-  if any(a in ("-h", "--help", "-help") for a in rest):
-    print(f"lm-jax {name}: {command.help}\n\n{_flag_help(command, values)}")
-    return 0
-  try:
-    positional = values(["lm-jax", *rest])[1:]
-  except flags.Error as error:
-    raise ConfigError(_explain(error, name, command)) from None
-  if positional:
-    raise ConfigError(f"{positional[0]!r}: flags only, as --name=value; see lm-jax {name} --help")
-  if overrides and not command.takes_config:
-    raise ConfigError(f"--config.{overrides[0][0]}: lm-jax {name} takes no config")
-  for required in command.required:
-    # An empty one is a shell variable that was not set.
-    if not getattr(values, required):
-      raise ConfigError(f"--{required}=... must be given to lm-jax {name}: {_FLAGS[required][1]}")
-  return command.run(values, overrides)
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-  """Takes `--config.field=value` (or `--config.field value`) out of the arguments, as absl spells them.
-
-  `--config.flag` alone and `--noconfig.flag` set a boolean, as in ml_collections' config_flags.
-  """
-  rest, overrides, pending = [], [], list(argv)
-  while pending:
-    word = pending.pop(0)
-    body = word.lstrip("-")
-    if not word.startswith("-") or not body.startswith(("config.", "noconfig.")):
-      rest.append(word)
-      continue
-    field, equals, value = body.partition("=")
-    negated = field.startswith("no")
-    field = field.removeprefix("no").removeprefix("config.")
-    if negated and equals:
-      raise ConfigError(f"{word}: --noconfig.{field} takes no value")
-    if not equals:
-      # A word that follows is the value, unless it is a flag; negative numbers are values.
-      follows = pending and (not pending[0].startswith("-") or pending[0][1:2].isdigit())
-      value = "false" if negated else pending.pop(0) if follows else "true"
-    overrides.append((field, value))
-  return rest, overrides
-
-
-# --- flags ------------------------------------------------------------------------------------
-
-_FLAGS: dict[str, tuple[Callable, str, object]] = {
-  "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
-  "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
-  "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
-  "coordinator": (
-    flags.DEFINE_string, "HOST:PORT of the first of several processes, or auto (Slurm, TPU pod, MPI)", None,
-  ),
-  "num_processes": (flags.DEFINE_integer, "processes that train this run together", None),
-  "process_id": (flags.DEFINE_integer, "which of them this is, from 0", None),
-  "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
-  "quiet": (flags.DEFINE_boolean, "no progress", False),
-  "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
-  "output": (flags.DEFINE_string, "file to append the results to, a JSON line each", None),
-  "steps": (flags.DEFINE_integer, "steps to time", 20),
-  "text": (flags.DEFINE_multi_string, "text to classify; may be repeated (default: lines of stdin)", None),
-  "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
-  "flops_per_second": (
-    flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
-  ),
-}  # fmt: skip
-
-
-_KINDS = {
-  flags.DEFINE_integer: "an integer", flags.DEFINE_float: "a number", flags.DEFINE_boolean: "true or false"
-}  # fmt: skip
-
-
-def _explain(error: flags.Error, name: str, command: Command) -> str:
-  """Returns what is wrong with a flag, in one line."""
-  if isinstance(error, flags.UnrecognizedFlagError):
-    return f"--{error.flagname}: no such flag of lm-jax {name}{nearest(error.flagname, command.flags)}"
-  given = re.match(r"flag --(\w+)=(.*?): ", str(error))
-  if isinstance(error, flags.IllegalFlagValueError) and given:
-    return f"--{given[1]}={given[2]}: must be {_KINDS[_FLAGS[given[1]][0]]}"
-  return " ".join(str(error).split())
-
-
-def _define(command: Command) -> flags.FlagValues:
-  values = flags.FlagValues()
-  for name in command.flags:
-    define, text, default = _FLAGS[name]
-    if name == "config" and command.many_configs:
-      define = flags.DEFINE_multi_string
-    define(name, default, text, flag_values=values)
-  return values
-
-
-def _flag_help(command: Command, values: flags.FlagValues) -> str:
-  lines = [f"  --{name}  {_FLAGS[name][1]}" for name in command.flags]
-  if command.takes_config:
-    lines.append("  --config.path.to.field=value  changes one field of the config")
-  return "\n".join(lines)
-
-
-def _usage() -> str:
-  width = max(map(len, COMMANDS))
-  commands = "\n".join(f"  {name:<{width}}  {c.help}" for name, c in COMMANDS.items())
-  return (
-    f"lm-jax {__version__}: from one config to an emergence curve\n\n{commands}\n\n"
-    "lm-jax COMMAND --help shows its flags."
-  )
-
-
-def _positive(values: flags.FlagValues, name: str) -> None:
-  value = getattr(values, name)
-  if value is not None and value <= 0:
-    raise ConfigError(f"--{name}={value}: must be greater than 0")
-
-
-# --- commands ---------------------------------------------------------------------------------
+from lm_jax.strict import ConfigError, did_you_mean
 
 
 def _load(name: str, overrides: list[tuple[str, str]]):
@@ -204,8 +35,8 @@ def _load_run(name: str, overrides: list[tuple[str, str]], command: str) -> Conf
 def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import plan as planning
 
-  _positive(values, "workers")
-  _positive(values, "flops_per_second")
+  positive(values, "workers")
+  positive(values, "flops_per_second")
   loaded = _load(values.config, overrides)
   workers = values.workers or len(environment.usable_cores())
   result = planning.plan(loaded, workers, values.flops_per_second)
@@ -231,7 +62,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import records, rundir
   from lm_jax.sweep import Sweep
 
-  _positive(values, "workers")
+  positive(values, "workers")
   loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
@@ -277,7 +108,7 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax.launch import benchmarks
 
-  _positive(values, "steps")
+  positive(values, "steps")
   if values.core is not None and values.core not in environment.usable_cores():
     raise ConfigError(f"--core={values.core}: must be one of {environment.usable_cores()}")
   configs = {name: _load_run(name, overrides, "bench") for name in values.config}
@@ -360,15 +191,15 @@ COMMANDS = {
   ),
   "train": Command(
     train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),
-    _CONFIG + _WORKDIR, takes_config=True,
+    _CONFIG + _WORKDIR, takes_config=True, resumes=True,
   ),
   "sweep": Command(
     sweep, "train what is missing of a family, then report",
-    ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
+    ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True, resumes=True,
   ),
   "finetune": Command(
     finetune, "classifiers from a pretrained model on k examples a class: full, LoRA, head; then report",
-    ("config", "workdir", "quiet"), _CONFIG + _WORKDIR, takes_config=True,
+    ("config", "workdir", "quiet"), _CONFIG + _WORKDIR, takes_config=True, resumes=True,
   ),
   "classify": Command(
     classify, "label and probabilities of texts, by the best classifier of lm-jax finetune",

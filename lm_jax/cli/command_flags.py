@@ -1,0 +1,126 @@
+"""The flags of commands: their types, their help, and what is said of a wrong one."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from lm_jax import strict
+from lm_jax.generation_config import GenerationConfig
+from lm_jax.strict import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One subcommand: its function, its flags, and which of them must be given."""
+
+  run: Callable[[flags.FlagValues, list[tuple[str, str]]], int]
+  help: str
+  flags: Sequence[str]
+  required: Sequence[str] = ()
+  takes_config: bool = False
+  many_configs: bool = False
+  resumes: bool = False  # after it was interrupted, the same command goes on
+
+
+FLAGS: dict[str, tuple[Callable, str, object]] = {
+  "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
+  "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
+  "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
+  "coordinator": (
+    flags.DEFINE_string, "HOST:PORT of the first of several processes, or auto (Slurm, TPU pod, MPI)", None,
+  ),
+  "num_processes": (flags.DEFINE_integer, "processes that train this run together", None),
+  "process_id": (flags.DEFINE_integer, "which of them this is, from 0", None),
+  "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
+  "quiet": (flags.DEFINE_boolean, "no progress", False),
+  "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
+  "output": (flags.DEFINE_string, "file to append the results to, a JSON line each", None),
+  "steps": (flags.DEFINE_integer, "steps to time", 20),
+  "text": (flags.DEFINE_multi_string, "text to classify; may be repeated (default: lines of stdin)", None),
+  "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
+  "flops_per_second": (
+    flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
+  ),
+  "model": (
+    flags.DEFINE_string, "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, "
+    "org/name on its hub, a GGUF file, or a llama2.c .bin beside its tok*.bin", None,
+  ),
+  "prompt": (flags.DEFINE_multi_string, "text to go on from; may be repeated (default: stdin's lines)", None),
+  "prompts": (flags.DEFINE_string, 'file of prompts, one a line, or .jsonl with a "prompt" a line', None),
+  "system": (flags.DEFINE_string, "what the conversation begins with, before the first question", None),
+  "source": (flags.DEFINE_string, "the model to convert: what --model of lm-jax generate takes", None),
+  "target": (flags.DEFINE_string, "folder to write, new or empty", None),
+  "to": (flags.DEFINE_string, "huggingface (the default: a folder of transformers) or lm_jax", "huggingface"),
+}  # fmt: skip
+
+_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean}
+_KINDS = {_DEFINE[int]: "an integer", _DEFINE[float]: "a number", _DEFINE[bool]: "true or false"}
+
+# Fields of GenerationConfig, whose defaults are there.
+GENERATION = {
+  "max_new_tokens": "tokens of a continuation, at most",
+  "num_return_sequences": "continuations of each prompt",
+  "temperature": "below 1 the likely becomes likelier; 0: the most likely token, always",
+  "top_k": "draw from the so many most likely tokens",
+  "top_p": "draw from the most likely tokens of so much probability together",
+  "min_p": "draw from the tokens at least so many times as likely as the most likely one",
+  "repetition_penalty": "above 1, tokens that were there before become less likely",
+  "num_beams": "above 1: search for the likeliest continuations, and draw nothing",
+  "length_penalty": "of beams: above 1 longer ones rank higher",
+  "early_stopping": "of beams: stop with the first ones that are finished",
+  "stop": "text that a continuation ends before; may be repeated; \\n in it is a new line",
+  "ignore_end": "go on after the end of text",
+  "truncate": "drop the beginning of what is too long for the context",
+  "seed": "of the draws: the same seed, the same text",
+}
+
+
+def _add_generation() -> None:
+  """Adds flags for GENERATION, which are None where they are not given."""
+  for name, annotation in strict.field_types(GenerationConfig).items():
+    default = getattr(GenerationConfig, name)
+    told = "" if default in (None, ()) else f" (default: {str(default).lower()})"
+    define = next((d for kind, d in _DEFINE.items() if kind in (annotation, *_members(annotation))), None)
+    FLAGS[name] = (define or flags.DEFINE_multi_string, GENERATION[name] + told, None)
+
+
+def _members(annotation: object) -> tuple:
+  return getattr(annotation, "__args__", ())
+
+
+_add_generation()
+
+
+def explain(error: flags.Error, name: str, command: Command) -> str:
+  """Returns what is wrong with a flag, in one line."""
+  if isinstance(error, flags.UnrecognizedFlagError):
+    return f"--{error.flagname}: no such flag of lm-jax {name}{nearest(error.flagname, command.flags)}"
+  given = re.match(r"flag --(\w+)=(.*?): ", str(error))
+  if isinstance(error, flags.IllegalFlagValueError) and given:
+    return f"--{given[1]}={given[2]}: must be {_KINDS[FLAGS[given[1]][0]]}"
+  return " ".join(str(error).split())
+
+
+def define(command: Command) -> flags.FlagValues:
+  values = flags.FlagValues()
+  for name in command.flags:
+    define, text, default = FLAGS[name]
+    if name == "config" and command.many_configs:
+      define = flags.DEFINE_multi_string
+    define(name, default, text, flag_values=values)
+  return values
+
+
+def flag_help(command: Command, values: flags.FlagValues) -> str:
+  lines = [f"  --{name}  {FLAGS[name][1]}" for name in command.flags]
+  if command.takes_config:
+    lines.append("  --config.path.to.field=value  changes one field of the config")
+  return "\n".join(lines)
+
+
+def positive(values: flags.FlagValues, name: str) -> None:
+  value = getattr(values, name)
+  if value is not None and value <= 0:
+    raise ConfigError(f"--{name}={value}: must be greater than 0")
