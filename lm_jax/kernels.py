@@ -13,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
 
+from lm_jax import quantize
+
 # --- precision --------------------------------------------------------------------------------
 
 
@@ -58,10 +60,28 @@ def settled(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
 # --- products ---------------------------------------------------------------------------------
 
+# W [D, F]: trained as an array, for inference held in fewer bits too.
+Matrix = Float[Array, "_ _"] | quantize.Rows
+
+
+def project(
+  x_MD: Float[Array, "M D"], w_DF: Matrix, dtype: jax.typing.DTypeLike | None = None
+) -> Float[Array, "M F"]:
+  """Returns x W in `dtype`, that of x by default."""
+  return w_DF.project(x_MD, dtype) if isinstance(w_DF, quantize.Rows) else _project(x_MD, w_DF, dtype)
+
+
+def beside(matrices: list[Matrix]) -> Matrix:
+  """Returns matrices set side by side, along F."""
+  if len(matrices) == 1:
+    return matrices[0]
+  rows = isinstance(matrices[0], quantize.Rows)
+  return quantize.beside(matrices) if rows else jnp.concatenate(matrices, axis=1)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(
-  x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], dtype: jax.typing.DTypeLike | None = None
+def _project(
+  x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], dtype: jax.typing.DTypeLike | None
 ) -> Float[Array, "M F"]:
   """Returns x W, with its weight gradient computed in the orientation that is fast on CPU.
 
@@ -79,7 +99,7 @@ def project(
 def _project_forward(
   x_MD: Array, w_DF: Array, dtype: jax.typing.DTypeLike | None
 ) -> tuple[Array, tuple[Array, Array]]:
-  return project(x_MD, w_DF, dtype), (x_MD, w_DF)
+  return _project(x_MD, w_DF, dtype), (x_MD, w_DF)
 
 
 def _project_backward(
@@ -95,7 +115,7 @@ def _project_backward(
   return jnp.einsum("MF,DF->MD", dy_MF, w_DF.astype(x_MD.dtype)), dw_DF
 
 
-project.defvjp(_project_forward, _project_backward)
+_project.defvjp(_project_forward, _project_backward)
 
 
 # --- elementwise ------------------------------------------------------------------------------
@@ -200,7 +220,7 @@ token_nll.defvjp(_token_nll_forward, _token_nll_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def chunked_nll(
   x_BPD: Float[Array, "B P D"],
-  w_DV: Float[Array, "D V"],
+  w_DV: Matrix,
   bias_V: Float[Array, "V"] | None,
   targets_BP: Int[Array, "B P"],
   size: int,
@@ -227,9 +247,7 @@ def _unchunk(x_nBC: Shaped[Array, "n B C ..."], P: int) -> Shaped[Array, "B P ..
   return jnp.moveaxis(x_nBC, 0, 1).reshape(B, n * C, *x_nBC.shape[3:])[:, :P]
 
 
-def affine(
-  x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], bias_F: Float[Array, "F"] | None
-) -> Float[Array, "M F"]:
+def affine(x_MD: Float[Array, "M D"], w_DF: Matrix, bias_F: Float[Array, "F"] | None) -> Float[Array, "M F"]:
   """Returns x W (+ bias) in float32, as logits are."""
   y_MF = project(x_MD, w_DF, jnp.promote_types(x_MD.dtype, jnp.float32))
   return y_MF if bias_F is None else y_MF + bias_F[None]

@@ -18,7 +18,8 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax import attention, kernels, parametrization, sharding, trees
+from lm_jax import attention, kernels, parametrization, quantize, sharding, trees
+from lm_jax.kernels import Matrix
 from lm_jax.model_config import ModelConfig, RopeScaling
 
 NO_SCALING = RopeScaling()
@@ -134,6 +135,18 @@ def rotate(
 # --- modules ----------------------------------------------------------------------------------
 
 
+def matrix_param(
+  module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, int]
+) -> Matrix:
+  """Returns a parameter, which may be held as `quantize.Rows`; those give the shape they are for."""
+  held = module.get_variable("params", name)
+  if not isinstance(held, quantize.Rows):
+    return module.param(name, init, shape)
+  if held.shape not in (shape, shape[::-1]):
+    raise ValueError(f"{'/'.join(module.path)}/{name} is {held.shape}, not {shape}")
+  return held
+
+
 class Weights(nn.Module):
   """Holds a kernel [in, out] and, where the model has them, a bias [out]."""
 
@@ -142,14 +155,14 @@ class Weights(nn.Module):
   init: nn.initializers.Initializer
 
   @nn.compact
-  def __call__(self, in_features: int) -> tuple[Array, Array | None]:
-    kernel = self.param("kernel", self.init, (in_features, self.features))
+  def __call__(self, in_features: int) -> tuple[Matrix, Array | None]:
+    kernel = matrix_param(self, "kernel", self.init, (in_features, self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
     return kernel, bias
 
 
 def linear(
-  x_MD: Float[Array, "M D"], *weights: tuple[Array, Array | None], axis: str = sharding.EMBED
+  x_MD: Float[Array, "M D"], *weights: tuple[Matrix, Array | None], axis: str = sharding.EMBED
 ) -> list[Float[Array, "M F"]]:
   """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones.
 
@@ -162,7 +175,7 @@ def linear(
   if len(weights) > 1 and (sharding.is_split(axis) or x_MD.shape[0] < FEW_TOKENS):
     return [y for one in weights for y in linear(x_MD, one, axis=axis)]
   matrices = [matrix for matrix, _ in weights]
-  y_MF = kernels.project(x_MD, matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1))
+  y_MF = kernels.project(x_MD, kernels.beside(matrices))
   y_MF = checkpoint_name(y_MF, PRODUCT)
   ends = np.cumsum([matrix.shape[1] for matrix in matrices])
   parts = jnp.split(y_MF, ends[:-1], axis=1)
@@ -243,7 +256,7 @@ class Attention(nn.Module):
     c = self.config
     T = x_MD.shape[0] // batch
 
-    def weights(name: str, heads: int) -> tuple[Array, Array | None]:
+    def weights(name: str, heads: int) -> tuple[Matrix, Array | None]:
       has_bias = c.use_bias or c.qkv_bias
       return Weights(heads * c.head_dim, has_bias, kernel_init(c), name=name)(c.d_model)
 
@@ -304,7 +317,7 @@ class Mlp(nn.Module):
   def __call__(self, x_MD: Float[Array, "M D"]) -> Float[Array, "M D"]:
     c = self.config
 
-    def up(name: str) -> tuple[Array, Array | None]:
+    def up(name: str) -> tuple[Matrix, Array | None]:
       return Weights(c.d_ff, c.use_bias, kernel_init(c), name=name)(c.d_model)
 
     if c.activation == "swiglu":
@@ -365,15 +378,19 @@ class Embedding(nn.Module):
   config: ModelConfig
 
   def setup(self):
-    self.table = self.param("table", embedding_init(self.config), (self.num_rows, self.config.d_model))
+    shape = (self.num_rows, self.config.d_model)
+    self.table = matrix_param(self, "table", embedding_init(self.config), shape)
 
   def __call__(self, tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
+    if isinstance(self.table, quantize.Rows):
+      return self.table.take(tokens_M)
     # A gather: the one-hot product is slower even for 12 tokens (experiments/004_kernels). Over fsdp the
     # table is brought together first: rows whose columns lie on several devices would have to move after.
     return sharding.constrain(self.table, sharding.VOCAB, None)[tokens_M]
 
-  def output_matrix(self) -> Float[Array, "D V"]:
-    return self.table.T
+  def output_matrix(self) -> Matrix:
+    # Rows of the table are those of the output matrix's transpose.
+    return self.table if isinstance(self.table, quantize.Rows) else self.table.T
 
 
 class OutputTransform(nn.Module):

@@ -288,7 +288,7 @@ def rematerialized(c: ModelConfig) -> type[nn.Module]:
 def output(
   c: ModelConfig,
   x_BPD: Float[Array, "B P D"],
-  w_DV: Float[Array, "D V"],
+  w_DV: kernels.Matrix,
   bias_V: Float[Array, "V"] | None,
   targets_BP: Int[Array, "B P"] | None,
 ) -> Float[Array, "B P V"] | Float[Array, "B P"]:

@@ -24,7 +24,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # Modules whose jaxtyping annotations are checked at every call. The hook must precede their import.
 CHECKED = [
   "lm_jax.attention", "lm_jax.kernels", "lm_jax.kv_cache", "lm_jax.layers", "lm_jax.model",
-  "lm_jax.objectives",
+  "lm_jax.objectives", "lm_jax.quantize",
 ]  # fmt: skip
 if importlib.util.find_spec("beartype"):
   install_import_hook(CHECKED, "beartype.beartype")
