@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
-
 from lm_jax import quantize
+
+CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
 
 # --- precision --------------------------------------------------------------------------------
 
