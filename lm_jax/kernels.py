@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
-
 from lm_jax import quantize
+
+CANDIDATE_LOGITS = 2**24  # floats held at a time to score candidates
 
 # --- precision --------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ chunked_nll.defvjp(_chunked_nll_forward, _chunked_nll_backward)
 
 def candidate_scores(
   x_BPD: Float[Array, "B P D"],
-  w_DV: Float[Array, "D V"],
+  w_DV: Matrix,
   bias_V: Float[Array, "V"] | None,
   candidates_BPC: Int[Array, "B P C"],
 ) -> tuple[Float[Array, "B P C"], Bool[Array, "B P C"]]:
