@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import json
 import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from lm_jax import quantize
+from lm_jax import __version__, environment, quantize, rundir, strict
 from lm_jax.model import Transformer
 from lm_jax.model_config import ModelConfig
 from lm_jax.pretrained import Pretrained
@@ -101,6 +102,19 @@ def _nll(model: ModelConfig, params: Any, rows: list[tuple[list[int], int]]) -> 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: ModelConfig, params: Any, tokens_BT: jax.Array) -> jax.Array:
   return Transformer(model).apply({"params": params}, tokens_BT[:, :-1], targets_BP=tokens_BT[:, 1:])
+
+
+def remembered_report(p: Pretrained, narrow: Any) -> str:
+  """Returns `weights_report`, measured once for a model: later it is read from lm_jax's cache."""
+  key = strict.digest({"model": p.identity, "weights": quantize.kind(narrow), "version": __version__})
+  path = environment.cache_dir() / "weights" / f"{key}.json"
+  if path.is_file():
+    return json.loads(path.read_text(encoding="utf-8"))["report"]
+  line = weights_report(p, narrow)
+  if p.identity:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(path, {"report": line})
+  return line
 
 
 def weights_report(p: Pretrained, narrow: Any) -> str:
