@@ -153,6 +153,12 @@ def dequantized(params: Any) -> Any:
   return param_paths.nested({(p := param_paths.name(path)): restore(p, x) for path, x in leaves})
 
 
+def kind(params: Any) -> str:
+  """Returns which of KINDS parameters are held in; "float32" too for those that are as they are trained."""
+  held = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Rows))
+  return next((str(x.rows_FD.dtype) for x in held if isinstance(x, Rows)), "float32")
+
+
 def num_bytes(params: Any) -> int:
   """Returns the memory of a tree of parameters."""
   return sum(x.nbytes for x in jax.tree.leaves(params))

@@ -178,6 +178,7 @@ def test_a_terminal_sees_the_text_grow(models):
     ("generate --model=bytes --prompt=A --temperature=0 --num_return_sequences=2", "1 for temperature=0"),
     ("generate --model=bytes --prompt=A --num_beams=2 --top_k=3", "--top_k=3: must be unset for num_beams=2"),
     ("generate --model=bytes --prompt=A --top-k=3", "--top-k: no such flag of lm-jax generate; did you mean"),
+    ("generate --model=bytes --prompt=A --weights=int4", "--weights='int4': must be one of float32"),
     ("generate --model=bytes A", "'A': flags only"),
     ("chat --model=encoder", "--model=encoder: is an encoder"),
     ("convert --source=bytes", "--target=... must be given to lm-jax convert"),
@@ -201,6 +202,14 @@ def test_a_long_prompt_is_cut_only_where_asked(reading):
   assert_refused(*reading(*words), "prompt 0: has 151 tokens", "the model's context of 128")
   code, out, _ = reading(*words, "--truncate")
   assert code == 0 and out.startswith("A" * 150)
+
+
+def test_weights_in_fewer_bits_say_what_they_cost(reading):
+  words = ["generate", "--model=bytes", "--prompt=A", "--max_new_tokens=3", "--weights=int8", "--json"]
+  code, out, err = reading(*words)
+  assert code == 0 and json.loads(out)["prompts"][0]["continuations"][0]["tokens"]
+  assert err.startswith("lm-jax: weights int8: 0.000 GB instead of 0.000; ") and "nats a token" in err
+  assert reading(*words, "--quiet") == (0, out, "")
 
 
 # --- chat -----------------------------------------------------------------------------------------
