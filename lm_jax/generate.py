@@ -5,11 +5,10 @@ is the number of sequences; what is asked (GenerationConfig) is data. A sequence
 depend on what else is in its batch, but for the last bits of float32.
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,36 +16,28 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lm_jax import generation_config, kv_cache, sampling
+from lm_jax import beam_search, generation_config, kv_cache, sampling
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.kv_cache import KVCache
 from lm_jax.model_config import ModelConfig
+from lm_jax.prompt_batches import (
+  MAX_ROWS,
+  NO_END,
+  Continuation,
+  Finish,
+  bucket,
+  fitted,
+  max_rows,
+  padded,
+  shape,
+)
 from lm_jax.strict import ConfigError
 
-MAX_ROWS = 16  # sequences at a time
-MIN_LENGTH, MIN_SLOTS = 16, 64  # tokens
 # Tokens chosen before the host looks: at stop strings, and to show them; a tenth of a second where shown.
 MAX_STEPS, SECONDS_A_LOOK = 32, 0.1
-NO_END = -1  # no token
 
-Finish = Literal["end", "stop", "length"]
 # Called with (prompt, return, its tokens so far, why it is finished if it is).
 Watch = Callable[[int, int, Sequence[int], Finish | None], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Continuation:
-  """Attributes:
-  tokens: without the end of text.
-  log_p: of each token, nats, by the model itself: before temperature, filters and penalties.
-  finish: why it ends: the end of text, a stop string (whose last token is among the tokens), the length.
-  score: what beams are ranked by.
-  """
-
-  tokens: tuple[int, ...]
-  log_p: tuple[float, ...]
-  finish: Finish
-  score: float | None = None
 
 
 def generate(
@@ -76,56 +67,24 @@ def generate(
   prompts = [fitted(model, prompt, g, i) for i, prompt in enumerate(prompts)]
   end = NO_END if end is None or g.ignore_end else end
   if g.num_beams > 1:
-    from lm_jax import beam_search
-
     return beam_search.search(model, params, prompts, g, end)
   found: dict[tuple[int, int], Continuation] = {}
-  for rows in _batches(prompts, g):
+  for rows in _batches(model, prompts, g):
     found |= _Batch(model, params, prompts, rows, g, end, decode, watch).run()
   return [[found[i, r] for r in range(g.num_return_sequences)] for i in range(len(prompts))]
 
 
-def fitted(model: ModelConfig, prompt: Sequence[int], g: GenerationConfig, index: int) -> list[int]:
-  """Returns the prompt, its last tokens only where it is too long and `g.truncate` allows it."""
-  prompt = [int(token) for token in prompt]
-  if not prompt:
-    raise ConfigError(f"prompt {index}: is empty, and the model has no token that begins a text")
-  outside = next((token for token in prompt if not 0 <= token < model.vocab_size), None)
-  if outside is not None:
-    raise ConfigError(f"prompt {index}: has token {outside}; must be below vocab_size={model.vocab_size}")
-  room = model.context_length - g.max_new_tokens
-  if room < 1:
-    raise ConfigError(
-      f"max_new_tokens={g.max_new_tokens}: must be below the model's context of {model.context_length} tokens"
-    )
-  if len(prompt) > room and not g.truncate:
-    raise ConfigError(
-      f"prompt {index}: has {len(prompt)} tokens, which with max_new_tokens={g.max_new_tokens} do not fit "
-      f"the model's context of {model.context_length}; shorten it, or ask for truncate"
-    )
-  return prompt[-room:]
-
-
-def bucket(n: int, least: int, most: int) -> int:
-  """Returns n rounded up to a power of two, at least `least` and at most `most`."""
-  return min(max(least, 1 << (n - 1).bit_length()), most)
-
-
-def _batches(prompts: Sequence[Sequence[int]], g: GenerationConfig) -> Iterator[list[tuple[int, int]]]:
+def _batches(
+  model: ModelConfig, prompts: Sequence[Sequence[int]], g: GenerationConfig
+) -> Iterator[list[tuple[int, int]]]:
   """Yields (prompt, return) pairs to be run together: of like lengths, the longest first."""
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
   rows = [(i, r) for i in order for r in range(g.num_return_sequences)]
-  for start in range(0, len(rows), MAX_ROWS):
-    yield rows[start : start + MAX_ROWS]
-
-
-def padded(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns tokens [P, T] with zeros on the left, and where each prompt begins [P]."""
-  tokens_PT = np.zeros((len(prompts), length), np.int32)
-  first_P = np.array([length - len(prompt) for prompt in prompts], np.int32)
-  for tokens_T, first, prompt in zip(tokens_PT, first_P, prompts, strict=True):
-    tokens_T[first:] = prompt
-  return tokens_PT, first_P
+  while rows:
+    _, slots = shape(len(prompts[rows[0][0]]), g.max_new_tokens, model.context_length)
+    size = max_rows(model, slots)
+    yield rows[:size]
+    rows = rows[size:]
 
 
 class _Batch:
@@ -175,11 +134,7 @@ class _Batch:
     B, P = (bucket(n, 1, MAX_ROWS) for n in (len(index), len(different)))
     self._padding = B - len(index)
     prompts = [self._prompts[i] for i in different + different[:1] * (P - len(different))]
-    longest, context = max(map(len, prompts)), self._model.context_length
-    T = bucket(longest, MIN_LENGTH, context)
-    S = max(T, bucket(T + self._g.max_new_tokens - 1, MIN_SLOTS, context))
-    if S < T + self._g.max_new_tokens - 1:  # near the end of the context
-      T, S = longest, context
+    T, S = shape(max(map(len, prompts)), self._g.max_new_tokens, self._model.context_length)
     tokens_PT, first_P = padded(prompts, T)
     rows = np.array(self._rows + [(0, 0)] * self._padding, np.uint32)
     return _prefill(

@@ -26,8 +26,8 @@ LEVELS = {
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed",
-    "finetune_programs", "forward", "generate", "hosts", "interop", "parallel", "population", "pretrained",
-    "row_scorer", "scorer", "state", "step", "text_generation",
+    "finetune_programs", "forward", "generate", "hosts", "interop", "parallel", "population",
+    "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
     "bench", "decode_bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model",

@@ -29,7 +29,7 @@ STYLES = {
 
 def make(**fields) -> tuple[ModelConfig, dict]:
   c = model_config.resolve(ModelConfig(**SIZES | fields), 37, 48)
-  params = Transformer(c).init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
+  params = jax.jit(Transformer(c).init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(2), len(leaves))
   # Biases and scales too.
@@ -50,15 +50,16 @@ def test_reading_in_parts_gives_the_logits_of_reading_at_once(style):
   c, params = make(**STYLES[style])
   rng = np.random.default_rng(0)
   rows = [rng.integers(0, 37, n).astype(np.int32) for n in (23, 9, 17)]
-  alone = [np.asarray(Transformer(c).apply({"params": params}, jnp.asarray(row[None]))[0]) for row in rows]
+  apply = jax.jit(Transformer(c).apply)
+  alone = [np.asarray(apply({"params": params}, jnp.asarray(row[None]))[0]) for row in rows]
   tokens, first = padded(rows)
   # The prompt, then several tokens, then one at a time.
-  cache, got = kv_cache.empty(c, first, 32), []
+  prefill = jax.jit(lambda params, tokens: kv_cache.read(c, params, tokens, kv_cache.empty(c, first, 32)))
   read = jax.jit(functools.partial(kv_cache.read, c))
-  for start, stop in ((0, 16), (16, 20), (20, 21), (21, 22), (22, 23)):
-    step = kv_cache.read if start == 0 else read
-    args = (c, params) if start == 0 else (params,)
-    logits, cache = step(*args, tokens[:, start:stop], cache)
+  logits, cache = prefill(params, tokens[:, :16])
+  got = [np.asarray(logits)]
+  for start, stop in ((16, 20), (20, 21), (21, 22), (22, 23)):
+    logits, cache = read(params, tokens[:, start:stop], cache)
     got.append(np.asarray(logits))
   got = np.concatenate(got, axis=1)
   assert int(cache.length) == 23 and cache.num_slots == 32

@@ -1,6 +1,6 @@
 """Times scoring by lm-evaluation-harness with our model and with its own `hf` model, in turns.
 
-  python experiments/011_harness/compare.py --data=DIR [--model=FOLDER] [--items=64] [--repeats=3]
+  python experiments/011_harness/compare.py --data=DIR [--model=FOLDER] [--repeats=3]
 
 DIR has folders of data.jsonl with query, choices and gold (llm-foundry's form). Without a folder of
 transformers, a Llama of SmolLM2-135M's shape with random weights is made, which takes as long to compute.
@@ -21,10 +21,10 @@ SHAPE = {
   "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
   "num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True, "rope_theta": 1e4,
 }  # fmt: skip
-# (task, shots, how demonstrations are chosen): anew for each item, which is the harness's default, or once.
+# (task, shots, how demonstrations are chosen, items): for each item anew, the harness's default, or once.
 CASES = [
-  ("boolq", 0, "default"), ("boolq", 4, "default"), ("boolq", 4, "first_n"), ("arc_easy", 0, "default"),
-  ("arc_easy", 4, "default"), ("arc_easy", 4, "first_n"),
+  ("boolq", 0, "default", 32), ("boolq", 4, "default", 12), ("boolq", 4, "first_n", 12),
+  ("arc_easy", 0, "default", 32), ("arc_easy", 4, "default", 32), ("arc_easy", 4, "first_n", 32),
 ]  # fmt: skip
 TASK = """
 task: {name}
@@ -86,11 +86,15 @@ def compare(ours, theirs, asked: list, repeats: int) -> dict[str, float]:
   (hf_log_p, hf_greedy), (log_p, greedy) = (np.array(runs[name][-1][1]).T for name in ("hf", "ours"))
   return {
     "requests": len(asked), "tokens_read": (ours._scorer._score.tokens_read - before) // repeats,
-    "hf_wall_s": hf[0].round(2), "ours_wall_s": own[0].round(2), "wall_ratio": (hf[0] / own[0]).round(2),
-    "hf_cpu_s": hf[1].round(2), "ours_cpu_s": own[1].round(2), "cpu_ratio": (hf[1] / own[1]).round(2),
-    "first_wall_s": first[0].round(2), "largest_difference": f"{abs(hf_log_p - log_p).max():.1e}",
+    **columns("wall", hf[0], own[0]), **columns("cpu", hf[1], own[1]),
+    "first_wall_s": round(float(first[0]), 2), "largest_difference": f"{abs(hf_log_p - log_p).max():.1e}",
     "greedy_equal": bool((hf_greedy == greedy).all()),
   }  # fmt: skip
+
+
+def columns(clock: str, hf: float, ours: float) -> dict[str, float]:
+  values = {f"hf_{clock}_s": hf, f"ours_{clock}_s": ours, f"{clock}_ratio": hf / ours}
+  return {name: round(float(value), 2) for name, value in values.items()}
 
 
 def main() -> None:
@@ -98,7 +102,6 @@ def main() -> None:
   parser.add_argument("--data", type=Path, required=True)
   parser.add_argument("--vocabulary", type=Path, help="folder of GPT-2's vocab.json and merges.txt")
   parser.add_argument("--model", type=Path)
-  parser.add_argument("--items", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--batch_size", type=int, default=8, help="of hf")
   parser.add_argument("--case", type=int, nargs="*", default=range(len(CASES)))
@@ -114,9 +117,9 @@ def main() -> None:
     ours = LmJax(str(folder))
     theirs = HFLM(str(folder), device="cpu", dtype="float32", batch_size=options.batch_size)
     rows = []
-    for task, shots, sampler in (CASES[i] for i in options.case):
-      asked = requests(Path(name), options.data, task, shots, sampler, options.items)
-      row = {"task": task, "shots": shots, "demonstrations": sampler}
+    for task, shots, sampler, items in (CASES[i] for i in options.case):
+      asked = requests(Path(name), options.data, task, shots, sampler, items)
+      row = {"task": task, "shots": shots, "demonstrations": sampler, "items": items}
       rows.append(row | compare(ours, theirs, asked, options.repeats))
       print(rows[-1], flush=True)
   with open(Path(__file__).parent / "results.csv", "w", newline="") as file:
