@@ -64,7 +64,9 @@ def texts(model: str, *prompt: str, **settings) -> list[list[str]]:
 def test_the_command_as_a_person_types_it(models):
   words = ["--model", models / "bytes", "--prompt", PROMPT, "--max_new_tokens=50", "--num_return_sequences=3"]
   done = processes.lm_jax("generate", *words)
-  assert (done.returncode, done.stderr) == (0, "")
+  assert done.returncode == 0
+  # A busy machine may take so long that progress is told.
+  assert all(line.startswith("generating: ") for line in done.stderr.splitlines())
   title, *numbered = done.stdout.split("\n  ")
   assert title == f"prompt: {PROMPT}"
   found = texts(str(models / "bytes"), PROMPT, max_new_tokens=50, num_return_sequences=3)[0]
