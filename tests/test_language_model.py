@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import reference
+import shared
 import small_models
 from small_models import CONTEXT, log_softmax
 
@@ -113,6 +114,22 @@ def test_sentence_embeddings_are_normalized_means(encoder):
   np.testing.assert_allclose(got @ got.T, unit @ unit.T, atol=1e-5)
   np.testing.assert_allclose(encoder.encode(texts[1]), got[1], atol=1e-6)
   assert encoder.encode([]).shape == (0, 16)
+
+
+def test_embeddings_of_minilm_are_those_of_its_publishers():
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  folder, texts = (
+    shared.minilm(),
+    ["The cat sits outside", "A much longer sentence, about films", "Café: 测试"],
+  )
+  inputs = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+  with torch.no_grad():
+    states = transformers.AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state.numpy()
+  mask = inputs["attention_mask"].numpy()[..., None]
+  means = (states * mask).sum(1) / mask.sum(1)
+  want = means / np.linalg.norm(means, axis=1, keepdims=True)
+  np.testing.assert_allclose(lm_jax.load(folder).encode(texts), want, atol=1e-5)
 
 
 def test_other_poolings(encoder, decoder):
