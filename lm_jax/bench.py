@@ -58,10 +58,10 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
   def timed(n: int) -> np.ndarray:
     """Runs n steps and returns their seconds, by the clock and of CPU."""
     nonlocal s, done
-    start = _clocks()
+    start = clocks()
     s, _ = jax.block_until_ready(engine.run(s, done, n))
     done += n
-    return _clocks() - start
+    return clocks() - start
 
   timed(1)
   breakdown = startup.first_step()
@@ -150,7 +150,8 @@ def _utilization(
   }  # fmt: skip
 
 
-def _clocks() -> np.ndarray:
+def clocks() -> np.ndarray:
+  """Returns seconds, by the clock and of the process's CPU time."""
   return np.array([time.perf_counter(), time.process_time()])
 
 

@@ -1,6 +1,5 @@
 """Measures generation: steps of decoding, the time until a first token, opening a model, memory."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,12 +17,13 @@ from lm_jax.pretrained import Pretrained
 def measure(config: DecodeBench) -> dict[str, Any]:
   """Returns the speed of greedy decoding and of reading prompts in this process.
 
-  Both are by the clock, through `generate.generate`, as users do; programs are compiled before. What is
-  compared is measured in turns, and figures are medians. The keys, which stay what they are:
+  Both are measured through `generate.generate`, as users do; programs are compiled before. What is compared
+  is measured in turns, and figures are medians. The keys, which stay what they are:
 
-    decoding     of each (weights, batch_size): tokens_per_second of all sequences together, step_ms; the
-                 time of `new_tokens` after prompts of `prompt_length`, less that of the first 8
-    prefill      of each (weights, prompt_tokens): ms from a prompt to its first token
+    decoding     of each (weights, batch_size): tokens_per_second of all sequences together, step_ms, and
+                 cpu_step_ms, CPU time of all threads, to which others on the machine add less: the time of
+                 `new_tokens` after prompts of `prompt_length`, less that of the first 8
+    prefill      of each (weights, prompt_tokens): ms and cpu_ms from a prompt to its first token
     weights_bytes   {weights: what all parameters take}
     load_s       opening the model at `path`, until its parameters are in memory; null without one
     peak_memory_bytes   of the process, which holds the parameters in every form; or of one accelerator
@@ -73,11 +73,14 @@ def _decoding(model: ModelConfig, forms: dict[str, Any], config: DecodeBench) ->
   found = []
   for kind in forms:
     for batch in d.batch_sizes:
-      differences = np.subtract(seconds[kind, batch, d.new_tokens], seconds[kind, batch, UNTIMED_TOKENS])
-      step = statistics.median(differences.tolist()) / (d.new_tokens - UNTIMED_TOKENS)
+      differences = seconds[kind, batch, d.new_tokens] - seconds[kind, batch, UNTIMED_TOKENS]
+      step, cpu = (np.median(differences, axis=0) / (d.new_tokens - UNTIMED_TOKENS)).tolist()
       found.append(
-        {"weights": kind, "batch_size": batch, "tokens_per_second": batch / step, "step_ms": 1e3 * step}
-      )
+        {
+          "weights": kind, "batch_size": batch, "tokens_per_second": batch / step, "step_ms": 1e3 * step,
+          "cpu_step_ms": 1e3 * cpu,
+        }
+      )  # fmt: skip
   return found
 
 
@@ -88,10 +91,11 @@ def _prefill(model: ModelConfig, forms: dict[str, Any], config: DecodeBench) -> 
     for kind, params in forms.items()
     for length in d.prompt_lengths
   }
-  return [
-    {"weights": kind, "prompt_tokens": length, "ms": 1e3 * statistics.median(seconds)}
-    for (kind, length), seconds in _in_turns(runs, d.repeats).items()
-  ]
+  found = []
+  for (kind, length), seconds in _in_turns(runs, d.repeats).items():
+    ms, cpu_ms = (1e3 * np.median(seconds, axis=0)).tolist()
+    found.append({"weights": kind, "prompt_tokens": length, "ms": ms, "cpu_ms": cpu_ms})
+  return found
 
 
 def _run(model: ModelConfig, params: Any, prompts: Sequence[Sequence[int]], n: int) -> Callable[[], Any]:
@@ -99,15 +103,15 @@ def _run(model: ModelConfig, params: Any, prompts: Sequence[Sequence[int]], n: i
   return lambda: generate.generate(model, params, prompts, g)
 
 
-def _in_turns(runs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[float]]:
-  """Returns the seconds of each run, `repeats` times; a first turn compiles."""
-  seconds: dict[Any, list[float]] = {name: [] for name in runs}
+def _in_turns(runs: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, np.ndarray]:
+  """Returns the seconds of each run, by the clock and of CPU, [repeats, 2]; a first turn compiles."""
+  seconds: dict[Any, list[np.ndarray]] = {name: [] for name in runs}
   for _ in range(repeats + 1):
     for name, run in runs.items():
-      start = time.perf_counter()
+      start = bench.clocks()
       run()
-      seconds[name].append(time.perf_counter() - start)
-  return {name: times[1:] for name, times in seconds.items()}
+      seconds[name].append(bench.clocks() - start)
+  return {name: np.stack(times[1:]) for name, times in seconds.items()}
 
 
 def _prompts(model: ModelConfig, batch: int, length: int) -> list[list[int]]:
