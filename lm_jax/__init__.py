@@ -16,7 +16,8 @@ def load(path: str | Path, *, weights: str = "float32") -> "LanguageModel":
       print(model.generate("Artificial intelligence will", max_new_tokens=20)[0])
 
   Args:
-    path: a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers.
+    path: a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, a name on its hub
+      ("org/name"), a GGUF file, or a llama2.c .bin beside its tok*.bin.
     weights: what matrices are held in: "float32", "bfloat16" or "int8".
 
   Raises:

@@ -73,7 +73,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
   def step_seconds() -> np.ndarray:
     return sum(map(timed, filter(None, sizes))) / num_steps
 
-  first, peak_memory = step_seconds(), _peak_memory()
+  first, peak = step_seconds(), peak_memory()
   used = jax.tree.leaves(s.params)[0].sharding.device_set
   device = next(iter(used))
   product_rate = _product_rate() if device.platform == "cpu" else None
@@ -97,7 +97,7 @@ def bench(config: Config, num_steps: int, startup: Startup) -> dict[str, Any]:
     "compile_s": compile_s,
     "flops_per_second": flops_per_second,
     **_utilization(config, flops_per_second, known, len(used), rates),
-    "peak_memory_bytes": peak_memory,
+    "peak_memory_bytes": peak,
     "memory_bytes": known.memory_bytes if known else None,
     **_data_rates(config, task),
     "num_devices": len(used),
@@ -169,7 +169,8 @@ def _product_rate() -> Callable[[], float]:
   return lambda: statistics.median(once() for _ in range(_PRODUCTS))
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+  """Returns the most bytes that one accelerator, or else the process, has held."""
   stats = jax.devices()[0].memory_stats()
   if stats:
     return stats["peak_bytes_in_use"]

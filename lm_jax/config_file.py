@@ -1,4 +1,4 @@
-"""From `--config=FILE[:arg] --config.path.to.field=value` to a resolved Config, Sweep or FinetuneConfig."""
+"""From `--config=FILE[:arg] --config.path.to.field=value` to a resolved Config, Sweep or another config."""
 
 import contextlib
 import importlib.util
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from lm_jax import config as configs
-from lm_jax import finetune_config, strict, sweep
+from lm_jax import decode_config, finetune_config, strict, sweep
 from lm_jax.config import Config
+from lm_jax.decode_config import DecodeBench
 from lm_jax.finetune_config import FinetuneConfig
 from lm_jax.strict import ConfigError, did_you_mean
 from lm_jax.sweep import Sweep
+
+DECODING = "decoding"  # the group of fields that only a benchmark of generation has
 
 
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config | Sweep:
@@ -28,9 +31,17 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config | Sweep
   tree = _read(spec)
   if "cells" in tree:
     return sweep.from_tree(tree, _names_first(overrides))
-  for dotted, text in _names_first(overrides):
-    strict.set_path(Config, tree, dotted, text, text=True)
-  return configs.from_mapping(tree)
+  if DECODING in tree:
+    raise ConfigError(f"--config={spec}: is a benchmark of generation; use lm-jax bench")
+  return configs.from_mapping(_changed(Config, tree, overrides))
+
+
+def load_benchmark(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config | Sweep | DecodeBench:
+  """`load` of a config of lm-jax bench: a run's, or one of generation, which is told by its `decoding`."""
+  tree = _read(spec)
+  if DECODING not in tree:
+    return load(spec, overrides)
+  return decode_config.from_mapping(_changed(DecodeBench, tree, overrides))
 
 
 def load_finetuning(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> FinetuneConfig:
@@ -38,9 +49,13 @@ def load_finetuning(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Fin
   tree = _read(spec)
   if "cells" in tree or "task" in tree:
     raise ConfigError(f"--config={spec}: is a run or a sweep, and not fine-tuning of a pretrained model")
+  return finetune_config.from_mapping(_changed(FinetuneConfig, tree, overrides))
+
+
+def _changed(cls: type, tree: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
   for dotted, text in _names_first(overrides):
-    strict.set_path(FinetuneConfig, tree, dotted, text, text=True)
-  return finetune_config.from_mapping(tree)
+    strict.set_path(cls, tree, dotted, text, text=True)
+  return tree
 
 
 def _read(spec: str) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """A language model in one's hands: `lm_jax.load(path)` returns it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from lm_jax import environment, forward, interop, text_generation
+from lm_jax import environment, forward, interop, quantize, text_generation, weights_cost
 from lm_jax.conversation import Message
 from lm_jax.model_config import ModelConfig
 from lm_jax.pretrained import Pretrained
@@ -25,7 +25,7 @@ class LanguageModel:
 
   Attributes:
     config: what it is: sizes, and all that decides its numbers.
-    params: of lm_jax.model.Transformer, nested dicts of arrays.
+    params: of lm_jax.model.Transformer, nested dicts of arrays, or of lm_jax.quantize.Rows in fewer bits.
     pretrained: both, with the tokenizer, special tokens, and where it came from.
   """
 
@@ -34,15 +34,33 @@ class LanguageModel:
     self.pretrained = dataclasses.replace(pretrained, params=params)
 
   @classmethod
-  def load(cls, path: str | Path, *, weights: str = "float32", name: str = "model") -> "LanguageModel":
-    """Opens a model, see `lm_jax.load`; `name` is what the path is called in errors.
+  def load(
+    cls,
+    path: str | Path,
+    *,
+    weights: str = "float32",
+    report: Callable[[str], None] | None = None,
+    name: str = "model",
+  ) -> "LanguageModel":
+    """Opens a model, see `lm_jax.load`.
 
     Compiled programs are kept in lm_jax's cache, unless jax was told of another.
+
+    Args:
+      report: takes a line about what weights in fewer bits save and cost, which is then measured.
+      name: what the path is called in errors.
     """
-    require(weights == "float32", "weights", weights, "float32")
+    kinds = ", ".join(quantize.KINDS)
+    require(weights in quantize.KINDS, name.replace("model", "weights"), weights, f"one of {kinds}")
     if jax.config.jax_compilation_cache_dir is None:
       environment.enable_compilation_cache()
-    return cls(interop.load(path, name=name))
+    p = interop.load(path, name=name)
+    if weights == "float32":
+      return cls(p)
+    narrow = quantize.quantized(p.params, weights)
+    if report is not None:
+      report(weights_cost.remembered_report(p, narrow))
+    return cls(dataclasses.replace(p, params=narrow))
 
   @property
   def config(self) -> ModelConfig:

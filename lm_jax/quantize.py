@@ -56,8 +56,7 @@ class Rows:
     narrow = self.rows_FD.dtype
     if narrow == jnp.bfloat16:
       x_MD = x_MD.astype(jnp.bfloat16).astype(x_MD.dtype)
-    M, on_cpu = x_MD.shape[0], jax.default_backend() == "cpu"
-    if M == 1 or M >= _MANY or not on_cpu:
+    if x_MD.shape[0] >= _MANY or jax.default_backend() != "cpu":
       y_MF = _wide(x_MD, self.rows_FD)
     elif narrow == jnp.int8:
       y_MF = _split(x_MD.astype(jnp.float32), self.rows_FD)
@@ -78,16 +77,21 @@ def _dot(a_MD: Array, b_FD: Array, dtype: Any) -> Num[Array, "M F"]:
 
 
 def _wide(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
-  """Multiplies in float32. XLA:CPU widens the rows as it reads them where x is one token, else beforehand."""
-  return _dot(x_MD.astype(jnp.float32), rows_FD.astype(jnp.float32), jnp.float32)
+  """Multiplies in float32. The barrier keeps XLA from widening all matrices before a loop over tokens."""
+  x_MD, rows_FD = jax.lax.optimization_barrier((x_MD.astype(jnp.float32), rows_FD))
+  return _dot(x_MD, rows_FD.astype(jnp.float32), jnp.float32)
 
 
 def _same(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
-  """Multiplies numbers of one type."""
-  if x_MD.dtype != jnp.float32 or x_MD.shape[0] > _ROWS_FIRST:
+  """Multiplies numbers of one type, float32 or bfloat16."""
+  M, is_wide = x_MD.shape[0], x_MD.dtype == jnp.float32
+  if is_wide and 1 < M <= _ROWS_FIRST:
+    # Otherwise it would be turned round, and the right factor is laid out anew for each product.
+    return jax.lax.optimization_barrier(_dot(rows_FD, x_MD, jnp.float32)).T
+  if is_wide or M > 1:
     return _dot(x_MD, rows_FD, jnp.float32)
-  # Otherwise it would be turned round, and the right factor is laid out anew for each product.
-  return jax.lax.optimization_barrier(_dot(rows_FD, x_MD, jnp.float32)).T
+  # XLA:CPU widens bfloat16 first where there is one row.
+  return _dot(jnp.concatenate([x_MD, x_MD]), rows_FD, jnp.float32)[:1]
 
 
 def _split(x_MD: Float[Array, "M D"], rows_FD: Int[Array, "F D"]) -> Float[Array, "M F"]:
@@ -151,6 +155,12 @@ def dequantized(params: Any) -> Any:
 
   leaves = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, Rows))[0]
   return param_paths.nested({(p := param_paths.name(path)): restore(p, x) for path, x in leaves})
+
+
+def kind(params: Any) -> str:
+  """Returns which of KINDS parameters are held in; "float32" too for those that are as they are trained."""
+  held = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Rows))
+  return next((str(x.rows_FD.dtype) for x in held if isinstance(x, Rows)), "float32")
 
 
 def num_bytes(params: Any) -> int:

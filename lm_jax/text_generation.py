@@ -89,22 +89,29 @@ def answer(
   """Returns a model's answer in a conversation; see LanguageModel.chat and `generate`."""
   g, most = settings_of(settings, "chat"), p.model.context_length
   require(g.num_return_sequences == 1, "chat.num_return_sequences", g.num_return_sequences, "1")
-  wanted = g.max_new_tokens if "max_new_tokens" in settings else min(ANSWER_TOKENS, most // 2)
+  asked = "max_new_tokens" in settings
+  wanted = g.max_new_tokens if asked else min(ANSWER_TOKENS, most // 2)
   if g.truncate:
     messages = conversation.shortened(p, messages, most - wanted)
   turn = conversation.turn(p, messages)
-  room = most - len(turn.tokens)
-  if "max_new_tokens" not in settings and not g.truncate:
-    if room < 1:
-      raise ConfigError(
-        f"the conversation has {len(turn.tokens)} tokens, and the model's context {most}; begin a new one, "
-        "or ask for truncate"
-      )
-    wanted = min(wanted, room)
+  if not g.truncate:
+    wanted = _fitting(len(turn.tokens), wanted, most, asked)
   g = dataclasses.replace(g, max_new_tokens=wanted, stop=(*g.stop, *turn.stop))
   stream = None if stream is None else _without_first_space(stream)
   ((found,),) = generate(p, [turn.tokens], g, end=turn.end, stream=stream, is_stopped=is_stopped)
   return dataclasses.replace(found, text=found.text.lstrip())
+
+
+def _fitting(length: int, wanted: int, most: int, asked: bool) -> int:
+  """Returns the tokens of an answer: what is asked for, or else as many as there is room for."""
+  room = most - length
+  if room < (wanted if asked else 1):
+    why = f"which with max_new_tokens={wanted} do not fit" if asked else "which do not fit"
+    raise ConfigError(
+      f"the conversation has {length} tokens, {why} the model's context of {most}; begin a new one, or ask "
+      "for truncate"
+    )
+  return min(wanted, room)
 
 
 def _without_first_space(stream: Stream) -> Stream:

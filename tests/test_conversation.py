@@ -132,6 +132,8 @@ def test_an_answer_may_fill_the_context_and_no_more(p, model):
   room = small_models.CONTEXT - len(conversation.turn(p, TALK[:1]).tokens)
   assert len(model.chat(TALK[:1], temperature=0).tokens) <= room
   long = [{"role": "user", "content": "The cat " * small_models.CONTEXT}]
-  with pytest.raises(ConfigError, match="and the model's context 64; begin a new one, or ask for truncate"):
+  with pytest.raises(ConfigError, match="do not fit the model's context of 64; begin a new one, or ask"):
     model.chat(long)
+  with pytest.raises(ConfigError, match=f"which with max_new_tokens={room + 1} do not fit"):
+    model.chat(TALK[:1], max_new_tokens=room + 1)
   assert model.chat([*long, TALK[1], TALK[0]], truncate=True, max_new_tokens=4).tokens

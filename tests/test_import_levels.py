@@ -15,9 +15,9 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "config", "devices", "environment", "finetune_config", "lm_eval_plugin", "model_config",
-    "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores", "startup", "strict",
-    "task_configs", "text_config", "tokenizers", "generation_config",
+    "__init__", "config", "decode_config", "devices", "environment", "finetune_config", "lm_eval_plugin",
+    "model_config", "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores",
+    "startup", "strict", "task_configs", "text_config", "tokenizers", "generation_config",
   ),
   1: ("chat_template", "data", "shared_prefixes"),
   2: (
@@ -30,8 +30,8 @@ LEVELS = {
     "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
-    "bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model", "loop",
-    "programs", "text_scores", "writers",
+    "bench", "decode_bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model",
+    "loop", "programs", "text_scores", "weights_cost", "writers",
   ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),

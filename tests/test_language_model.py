@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import reference
+import shared
 import small_models
 from small_models import CONTEXT, log_softmax
 
 import lm_jax
-from lm_jax import forward
+from lm_jax import forward, quantize, weights_cost
 from lm_jax.language_model import Generated, LanguageModel
 from lm_jax.strict import ConfigError
 
@@ -37,6 +38,19 @@ def test_a_model_is_opened_from_a_folder(decoder, tmp_path):
   assert opened.config == decoder.config
   np.testing.assert_array_equal(opened.logits([[1, 2, 3]]), decoder.logits([[1, 2, 3]]))
   assert "causal, 1 layers, d_model=16" in repr(opened)
+
+
+def test_weights_in_fewer_bits_are_nearly_the_same_model(decoder, tmp_path, monkeypatch):
+  folder = small_models.save(decoder.pretrained, tmp_path / "model")
+  told = []
+  narrow = LanguageModel.load(folder, weights="int8", report=told.append)
+  monkeypatch.setattr(weights_cost, "cost", None)  # it is measured once
+  LanguageModel.load(folder, weights="int8", report=told.append)
+  assert told[1] == told[0]
+  assert quantize.kind(narrow.params) == "int8" and told[0].startswith("weights int8: ")
+  want, got = (log_softmax(m.logits([[1, 2, 3]])) for m in (decoder, narrow))
+  assert 0 < np.abs(want - got).max() < 0.1
+  assert narrow.generate("A", **GREEDY) and narrow.loglikelihood("A", " b") < 0
 
 
 # --- logits ---------------------------------------------------------------------------------------
@@ -100,6 +114,22 @@ def test_sentence_embeddings_are_normalized_means(encoder):
   np.testing.assert_allclose(got @ got.T, unit @ unit.T, atol=1e-5)
   np.testing.assert_allclose(encoder.encode(texts[1]), got[1], atol=1e-6)
   assert encoder.encode([]).shape == (0, 16)
+
+
+def test_embeddings_of_minilm_are_those_of_its_publishers():
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  folder, texts = (
+    shared.minilm(),
+    ["The cat sits outside", "A much longer sentence, about films", "Café: 测试"],
+  )
+  inputs = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+  with torch.no_grad():
+    states = transformers.AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state.numpy()
+  mask = inputs["attention_mask"].numpy()[..., None]
+  means = (states * mask).sum(1) / mask.sum(1)
+  want = means / np.linalg.norm(means, axis=1, keepdims=True)
+  np.testing.assert_allclose(lm_jax.load(folder).encode(texts), want, atol=1e-5)
 
 
 def test_other_poolings(encoder, decoder):

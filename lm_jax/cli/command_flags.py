@@ -47,6 +47,10 @@ FLAGS: dict[str, tuple[Callable, str, object]] = {
     flags.DEFINE_string, "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, "
     "org/name on its hub, a GGUF file, or a llama2.c .bin beside its tok*.bin", None,
   ),
+  "weights": (
+    flags.DEFINE_string, "what matrices are held in: float32 (the default), bfloat16 or int8, whose cost is "
+    "measured and told, unless --quiet", "float32",
+  ),
   "prompt": (flags.DEFINE_multi_string, "text to go on from; may be repeated (default: stdin's lines)", None),
   "prompts": (flags.DEFINE_string, 'file of prompts, one a line, or .jsonl with a "prompt" a line', None),
   "system": (flags.DEFINE_string, "what the conversation begins with, before the first question", None),

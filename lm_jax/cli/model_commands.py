@@ -62,7 +62,8 @@ def _load(values: flags.FlagValues) -> "LanguageModel":
   from lm_jax.language_model import LanguageModel
 
   environment.enable_compilation_cache()
-  model = LanguageModel.load(values.model, name="--model")
+  report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
+  model = LanguageModel.load(values.model, weights=values.weights, report=report, name="--model")
   if not model.config.causal:
     raise ConfigError(f"--model={values.model}: is an encoder, which continues no text; must be a causal LM")
   model.pretrained.require_tokenizer(f"--model={values.model}")
@@ -111,11 +112,11 @@ def _as_json(
 COMMANDS = {
   "generate": Command(
     generate, "go on from prompts: by default 50 tokens drawn from the model's own distribution",
-    ("model", "prompt", "prompts", *GENERATION, "json", "quiet"), ("model",),
+    ("model", "prompt", "prompts", *GENERATION, "weights", "json", "quiet"), ("model",),
   ),
   "chat": Command(
     chat, "talk with a model at the terminal, or with questions from stdin, one a line",
-    ("model", "system", *GENERATION), ("model",),
+    ("model", "system", *GENERATION, "weights", "quiet"), ("model",),
   ),
   "convert": Command(
     convert, "write a model as a folder of Hugging Face transformers, or as lm_jax's own",

@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from lm_jax import environment
 from lm_jax.cli.command_flags import Command, positive
 from lm_jax.config import Config
+from lm_jax.decode_config import DecodeBench
 from lm_jax.strict import ConfigError, did_you_mean
 
 
@@ -20,12 +22,21 @@ def _load(name: str, overrides: list[tuple[str, str]]):
   return config_file.load(name, overrides)
 
 
-def _load_run(name: str, overrides: list[tuple[str, str]], command: str) -> Config:
+def _load_run(name: str, overrides: list[tuple[str, str]]) -> Config:
+  return _one(name, _load(name, overrides), "use lm-jax sweep, or ")
+
+
+def _load_benchmark(name: str, overrides: list[tuple[str, str]]) -> Config | DecodeBench:
+  from lm_jax import config_file
+
+  return _one(name, config_file.load_benchmark(name, overrides), "")
+
+
+def _one(name: str, loaded: Any, hint: str) -> Any:
+  """Returns what was loaded; raises ConfigError for a sweep."""
   from lm_jax.sweep import Sweep
 
-  loaded = _load(name, overrides)
   if isinstance(loaded, Sweep):
-    hint = "use lm-jax sweep, or " if command == "train" else ""
     raise ConfigError(
       f"--config={name}: is a sweep of {len(loaded.cells)} cells; {hint}give the config of one run"
     )
@@ -45,7 +56,7 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 
 
 def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
-  config = _load_run(values.config, overrides, "train")
+  config = _load_run(values.config, overrides)
   from lm_jax import hosts
   from lm_jax.launch import single
 
@@ -111,7 +122,7 @@ def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   positive(values, "steps")
   if values.core is not None and values.core not in environment.usable_cores():
     raise ConfigError(f"--core={values.core}: must be one of {environment.usable_cores()}")
-  configs = {name: _load_run(name, overrides, "bench") for name in values.config}
+  configs = {name: _load_benchmark(name, overrides) for name in values.config}
   if len(configs) == 1:
     results = [benchmarks.one(*configs.popitem(), values.steps, values.core)]
   else:
@@ -208,7 +219,7 @@ COMMANDS = {
   "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
   "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),
   "bench": Command(
-    bench, "tokens/s, step ms, FLOP/s and utilization, time to first step and memory of training",
+    bench, "tokens/s, step ms, FLOP/s and utilization, time to first step and memory; of generation too",
     ("config", "steps", "core", "output", "json"), _CONFIG, takes_config=True, many_configs=True,
   ),
 }  # fmt: skip

@@ -114,7 +114,7 @@ SETTING = {"pad": "pad_token", "unk": "unk_token", "cls": "cls_token", "sep": "s
 
 def save(
   folder: Path, tokenizer: Tokenizer, specials: Mapping[str, int], begin: tuple[int, ...],
-  chat_template: str | None, max_length: int,
+  chat_template: str | None, max_length: int, *, causal: bool,
 ) -> None:  # fmt: skip
   """Writes what AutoTokenizer opens: tokenizer.json, tokenizer_config.json, and the chat template.
 
@@ -123,7 +123,7 @@ def save(
   """
   spec = json.loads(tokenizer.to_json())
   names = _add_specials(spec, specials)
-  spec["post_processor"] = _post_processor(spec, specials, begin, names)
+  spec["post_processor"] = _post_processor(spec, specials, begin, names, causal)
   settings = {
     "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
     "clean_up_tokenization_spaces": False,
@@ -153,11 +153,12 @@ def _add_specials(spec: dict[str, Any], specials: Mapping[str, int]) -> dict[int
 
 
 def _post_processor(
-  spec: Mapping[str, Any], specials: Mapping[str, int], begin: tuple[int, ...], names: Mapping[int, str]
-) -> Any:
+  spec: Mapping[str, Any], specials: Mapping[str, int], begin: tuple[int, ...], names: Mapping[int, str],
+  causal: bool,
+) -> Any:  # fmt: skip
   """Returns the tokenizer's own post-processor where it does what the model expects, else a new one."""
   own = spec.get("post_processor")
-  brackets = not begin and "cls" in specials and "sep" in specials
+  brackets = not causal and not begin and "cls" in specials and "sep" in specials
   if (_template_ids(own) == begin and not brackets) or (brackets and _template_ids(own)):
     return own
   before = (specials["cls"],) if brackets else begin

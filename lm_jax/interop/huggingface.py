@@ -175,7 +175,8 @@ def export(p: Pretrained, target: Path, *, shard_bytes: int = SHARD_BYTES) -> st
       tensor_files.save_index(folder, names, sum(_bytes(row, leaves) for row in rows))
     if p.tokenizer is not None:
       hf_tokenizers.save(
-        folder, p.tokenizer, p.specials, p.begin, p.chat_template, p.model.context_length
+        folder, p.tokenizer, p.specials, p.begin, p.chat_template, p.model.context_length,
+        causal=p.model.causal,
       )  # fmt: skip
   return written.config["architectures"][0]
 

@@ -1,26 +1,34 @@
 """`lm-jax bench`: one config in this process, or several in a process each; as JSON lines and as a table."""
 
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lm_jax import environment
 from lm_jax.config import Config
+from lm_jax.decode_config import DecodeBench
+from lm_jax.launch import decoding_tables
 from lm_jax.startup import Startup, process_start
 from lm_jax.strict import ConfigError
 
 
-def one(name: str, config: Config, num_steps: int, core: int | None) -> dict[str, Any]:
-  """Measures a config in this process; returns what `lm_jax.bench.bench` does and the config's name."""
+def one(name: str, config: Config | DecodeBench, num_steps: int, core: int | None) -> dict[str, Any]:
+  """Measures a config in this process; returns what `lm_jax.bench.bench` does and the config's name.
+
+  Of one of generation that is what `lm_jax.decode_bench.measure` does.
+
+  Args:
+    num_steps: of training.
+  """
   if core is not None:
     environment.pin_to_core(core)
   environment.enable_compilation_cache()
+  if isinstance(config, DecodeBench):
+    from lm_jax import decode_bench
+
+    return {"config": name, **decode_bench.measure(config)}
   startup = Startup(process_start())
   from lm_jax import bench
 
@@ -52,11 +60,16 @@ def append(path: Path, results: list[dict[str, Any]]) -> None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-  """Returns results as text: a table of the configs, and what the last column is a share of."""
-  grid = Table(box=None, pad_edge=False, header_style="")
+  """Returns results as text: of training a table of all, and of generation tables of each."""
+  training = [r for r in results if "decoding" not in r]
+  parts = [_training_table(training)] if training else []
+  return "\n\n".join(parts + [decoding_tables.table(r) for r in results if "decoding" in r])
+
+
+def _training_table(results: list[dict[str, Any]]) -> str:
+  """Returns a table of the configs, and what the last column is a share of."""
   columns = ("config", "params", "tokens/s", "step", "first step", "memory", "FLOP/s", "peak", "of peak")
-  for name in columns:
-    grid.add_column(name, justify="left" if name == "config" else "right", no_wrap=True)
+  grid = decoding_tables.grid(*columns)
   for r in results:
     grid.add_row(
       r["config"], f"{r['params_total']:,}", f"{r['tokens_per_second']:,.0f}", f"{r['step_ms']:.1f} ms",
@@ -64,11 +77,9 @@ def table(results: list[dict[str, Any]]) -> str:
       _rate(r["flops_per_second"]), _rate(r["peak_flops_per_second"]),
       "" if r["utilization"] is None else f"{r['utilization']:.1%}",
     )  # fmt: skip
-  out = io.StringIO()
-  Console(file=out, width=200, highlight=False).print(grid)
   notes = [line for r in results if (line := _data_note(r))] + [_note(r) for r in results]
   notes = dict.fromkeys(notes)
-  return "\n".join([*(line.rstrip() for line in out.getvalue().splitlines()), *notes])
+  return "\n".join([decoding_tables.text(grid), *notes])
 
 
 def _rate(flops_per_second: float | None) -> str:
