@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shared
 
 from lm_jax.strict import ConfigError
 
@@ -244,6 +245,26 @@ lm_jax = lm_jax.lm_eval_model:LmJax
 [torch.backends]
 lm_jax = lm_jax.lm_eval_plugin:register
 """
+
+# --- real weights ---------------------------------------------------------------------------------
+
+
+def test_smollm2_scores_the_same(tmp_path):
+  """Of a model that was trained; without a task that takes minutes."""
+  source = shared.smollm2()
+  interop = importlib.import_module("lm_jax.interop")
+  interop.convert(source, tmp_path / "hf", to="huggingface", quiet=True)
+  both = ours(str(source)), theirs(str(tmp_path / "hf"))
+  pairs = requests(
+    *(("Question: Which planet is the largest?\nAnswer:", answer) for answer in (" Jupiter", " the Earth")),
+    ("", "Once upon a time"), ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello! How can I"),
+  )  # fmt: skip
+  found, wanted = (np.array(model.loglikelihood(pairs, disable_tqdm=True)) for model in both)
+  np.testing.assert_allclose(found[:, 0], wanted[:, 0], atol=1e-3)
+  assert found[:, 1].tolist() == wanted[:, 1].tolist()
+  chat = [{"role": "user", "content": "Hi"}]
+  assert both[0].apply_chat_template(chat) == both[1].apply_chat_template(chat)
+
 
 # --- whole tasks --------------------------------------------------------------------------------
 
