@@ -1,11 +1,12 @@
 """The configuration of a benchmark of generation, and its defaults."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from lm_jax import model_config, strict
+from lm_jax.generation_config import WEIGHTS
 from lm_jax.model_config import ModelConfig
-from lm_jax.strict import require, require_positive
+from lm_jax.strict import ConfigError, choose, require, require_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class DecodingConfig:
   prompt_length: int = 64  # of each of them
   new_tokens: int = 40  # decoded after it; the time of a step is a mean over most of them
   prompt_lengths: tuple[int, ...] = (16, 64, 256, 1024)  # of one prompt, for the time until its first token
-  weights: tuple[Literal["float32", "bfloat16", "int8"], ...] = ("float32", "bfloat16", "int8")
+  weights: tuple[str, ...] = WEIGHTS
   repeats: int = 5  # figures are medians of so many, taken in turns
 
 
@@ -42,9 +43,12 @@ def resolve(c: DecodeBench) -> DecodeBench:
     values = getattr(d, name)
     require(all(n > 0 for n in values), f"{path}.{name}", list(values), "greater than 0")
   require(len(d.batch_sizes) > 0, f"{path}.batch_sizes", [], "at least one")
-  require(len(d.weights) > 0, f"{path}.weights", [], "at least one of float32, bfloat16, int8")
+  require(len(d.weights) > 0, f"{path}.weights", [], f"at least one of {', '.join(WEIGHTS)}")
+  for name in d.weights:
+    choose(dict.fromkeys(WEIGHTS), name, f"{path}.weights")
   if c.path is not None:
-    require(c.model == ModelConfig(), "config.model", "...", "left out where config.path is given")
+    if c.model != ModelConfig():
+      raise ConfigError("config.model: must be left out where config.path names a model")
     return c
   for name in ("vocab_size", "context_length"):
     value = getattr(c.model, name)

@@ -4,6 +4,8 @@ import dataclasses
 
 from lm_jax.strict import require
 
+WEIGHTS = ("float32", "bfloat16", "int8")  # what matrices are held in, see lm_jax.quantize
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:

@@ -18,9 +18,10 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
 from lm_jax import param_paths
+from lm_jax.generation_config import WEIGHTS
 from lm_jax.strict import ConfigError, did_you_mean
 
-KINDS = ("float32", "bfloat16", "int8")
+KINDS = WEIGHTS
 
 _MOST = 127  # of an int8, so that its range is symmetric
 # Tokens of a call, by measurement on a CPU (experiments/012_decoding): the products of narrow numbers are the
