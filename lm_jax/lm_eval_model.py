@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import Collator, normalize_gen_kwargs, postprocess_generated_text
 
-from lm_jax import chat_template, environment, interop, scaling
+from lm_jax import chat_template, environment, interop, quantize, scaling
 from lm_jax.generate import generate
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 MAX_GEN_TOKS = 256  # where a task does not say, as the harness's `hf` model
 AUTO_BATCH_SIZE = 16  # prompts
+ARGUMENTS = (
+  "pretrained", "max_length", "batch_size", "max_batch_size", "dtype", "weights", "add_bos_token",
+  "prefix_token_id", "seed",
+)  # fmt: skip
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams", "length_penalty")
 # Words of `hf` that change nothing here: its own caches, and sampling that `temperature` says as well.
 IGNORED = ("do_sample", "use_cache")
@@ -47,6 +51,7 @@ class LmJax(TemplateLM):
     max_batch_size: int | None = None,
     device: str | None = None,
     dtype: str = "auto",
+    weights: str = "float32",
     add_bos_token: bool | None = None,
     prefix_token_id: int | None = None,
     seed: int = 0,
@@ -60,6 +65,7 @@ class LmJax(TemplateLM):
       batch_size: prompts that are continued at a time, "auto": as many as `max_batch_size` or 16.
       device: of no effect; jax's devices are chosen by JAX_PLATFORMS.
       dtype: of activations and products: float32 or bfloat16; "auto": the model's.
+      weights: how these are held: float32, bfloat16 or int8, see lm_jax/quantize.py.
       add_bos_token: whether texts begin with the BOS token; default: as the tokenizer does.
       prefix_token_id: what is before a text that has nothing before it; default: BOS, or the end of text.
       seed: of sampling.
@@ -71,9 +77,8 @@ class LmJax(TemplateLM):
     del device
     if jax.config.jax_compilation_cache_dir is None:
       environment.enable_compilation_cache()
-    names = ("pretrained", "max_length", "batch_size", "dtype", "add_bos_token", "prefix_token_id", "seed")
     for name in unknown:
-      raise ConfigError(f"--model_args {name}: no such argument{nearest(name, names)}")
+      raise ConfigError(f"--model_args {name}: no such argument{nearest(name, ARGUMENTS)}")
     given = pretrained if isinstance(pretrained, Pretrained) else interop.load(pretrained, name="pretrained")
     self._pretrained = _in_dtype(given, dtype)
     self._text = self._pretrained.require_tokenizer("pretrained")
@@ -85,7 +90,8 @@ class LmJax(TemplateLM):
     self._begin = self._beginning(add_bos_token)
     marked = isinstance(self._text, LibraryTokenizer)
     self._encode = self._text.encode_marked if marked else self._text.encode
-    self._params = jax.device_put(self._pretrained.params)
+    params = self._pretrained.params
+    self._params = jax.device_put(params) if weights == "float32" else quantize.quantized(params, weights)
     specials, length = self._pretrained.specials, self._max_length
     self._scorer = CausalScorer(model, self._params, None, specials, [self.prefix_token_id], length)
 
@@ -169,8 +175,8 @@ class LmJax(TemplateLM):
     return bool(prefix) and string.startswith(prefix)
 
   def _spelling(self, i: int) -> str:
-    """Returns the text of a special token; "" in vocabularies whose special tokens have none."""
-    return self._text.spelling(i) if isinstance(self._text, LibraryTokenizer) else ""
+    """Returns what a special token is called in texts; "" where it has no name."""
+    return next((name for name, control in self._text.controls.items() if control == i), "")
 
   def _spellings(self) -> dict[str, str]:
     """Returns the texts of special tokens by Hugging Face's names."""

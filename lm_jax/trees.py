@@ -12,8 +12,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.attention import MASKED
-from lm_jax.kernels import multiply
+from lm_jax.kernels import multiply, settled
 from lm_jax.model_config import window_reach
+
+# Queries a block: enough for fast products, and few blocks, as each is compiled by itself.
+MIN_BLOCK, MAX_BLOCKS = 128, 4
 
 
 @struct.dataclass
@@ -37,25 +40,6 @@ class Tree:
   sin_BTX: Float[Array, "B T X"] | None = None
 
 
-def visible(tree: Tree, window: int | None) -> Bool[Array, "B T T"]:
-  """Returns which keys of a row its queries see."""
-  here_T = np.arange(tree.end_BT.shape[1])
-  mask_BTT = (here_T[None, None] <= here_T[None, :, None]) & (here_T[None, :, None] < tree.end_BT[:, None])
-  if window is not None:
-    distance_BTT = tree.depth_BT[:, :, None] - tree.depth_BT[:, None]
-    mask_BTT &= distance_BTT <= window_reach(window, causal=True)[0]
-  return mask_BTT
-
-
-def visible_cache(tree: Tree, num_slots: int, window: int | None) -> Bool[Array, "B T S"]:
-  """Returns which slots of the cache queries see."""
-  slot_S = np.arange(num_slots)[None, None]
-  mask_BTS = jnp.broadcast_to(slot_S < tree.cached, (*tree.depth_BT.shape, num_slots))
-  if window is not None:
-    mask_BTS &= tree.depth_BT[..., None] - slot_S <= window_reach(window, causal=True)[0]
-  return mask_BTS
-
-
 def attend(
   q_BTNH: Float[Array, "B T N H"],
   k_BTKH: Float[Array, "B T K H"],
@@ -67,19 +51,57 @@ def attend(
   """Returns the softmax(q k^T / sqrt(H)) v of tries, over the cache and what a row holds."""
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
-  q_BKGTH = (q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-  k_BKTH, v_BKTH = k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3)
-  own = multiply("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKTH)
-  scores = [jnp.where(visible(tree, window)[:, None, None], own, MASKED)]
+  q_BKGTH = settled((q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4))
+  k_BKTH, v_BKTH = settled(k_BTKH.transpose(0, 2, 1, 3)), settled(v_BTKH.transpose(0, 2, 1, 3))
+  # Keys after a block of queries are seen by none of them.
+  size = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
+  blocks = [slice(start, min(start + size, T)) for start in range(0, T, size)]
+  out = [_block(q_BKGTH, k_BKTH, v_BKTH, tree, cache, window, block) for block in blocks]
+  return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _block(
+  q_BKGTH: Array,
+  k_BKTH: Array,
+  v_BKTH: Array,
+  tree: Tree,
+  cache: tuple[Array, Array] | None,
+  window: int | None,
+  block: slice,
+) -> Float[Array, "B K G C H"]:
+  """Returns what the queries of a block find, in the cache and up to the block's end."""
+  q_BKGCH, before = q_BKGTH[:, :, :, block], slice(block.stop)
+  v_BKSH = v_BKTH[:, :, before]
+  own = multiply("BKGCH,BKSH->BKGCS", q_BKGCH, k_BKTH[:, :, before])
+  scores = [jnp.where(visible(tree, window, block)[:, None, None], own, MASKED)]
   if cache is not None:
     k_KSH, v_KSH = cache[0][0], cache[1][0]
-    common = multiply("BKGTH,KSH->BKGTS", q_BKGTH, k_KSH)
-    seen = visible_cache(tree, k_KSH.shape[1], window)[:, None, None]
+    common = multiply("BKGCH,KSH->BKGCS", q_BKGCH, k_KSH)
+    seen = visible_cache(tree, k_KSH.shape[1], window, block)[:, None, None]
     scores.append(jnp.where(seen, common, MASKED))
   top = jnp.stack([x.max(-1) for x in scores]).max(0)[..., None]
   weights = [jnp.exp(x - top) for x in scores]
-  mixed = multiply("BKGTS,BKSH->BKGTH", weights[0].astype(v_BKTH.dtype), v_BKTH)
+  mixed = multiply("BKGCS,BKSH->BKGCH", weights[0].astype(v_BKSH.dtype), v_BKSH)
   if cache is not None:
-    mixed += multiply("BKGTS,KSH->BKGTH", weights[1].astype(v_KSH.dtype), v_KSH)
+    mixed += multiply("BKGCS,KSH->BKGCH", weights[1].astype(v_KSH.dtype), v_KSH)
   total = sum(x.sum(-1, keepdims=True) for x in weights)
-  return (mixed / total).astype(q_BTNH.dtype).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+  return (mixed / total).astype(q_BKGTH.dtype)
+
+
+def visible(tree: Tree, window: int | None, block: slice) -> Bool[Array, "B C S"]:
+  """Returns which keys, of those up to a block's end, its queries see."""
+  query_C, key_S = np.arange(block.start, block.stop)[None, :, None], np.arange(block.stop)[None, None]
+  mask_BCS = (key_S <= query_C) & (query_C < tree.end_BT[:, None, : block.stop])
+  if window is not None:
+    distance_BCS = tree.depth_BT[:, block, None] - tree.depth_BT[:, None, : block.stop]
+    mask_BCS &= distance_BCS <= window_reach(window, causal=True)[0]
+  return mask_BCS
+
+
+def visible_cache(tree: Tree, num_slots: int, window: int | None, block: slice) -> Bool[Array, "B C S"]:
+  """Returns which slots of the cache a block's queries see."""
+  slot_S, depth_BC1 = np.arange(num_slots)[None, None], tree.depth_BT[:, block, None]
+  mask_BCS = jnp.broadcast_to(slot_S < tree.cached, (*depth_BC1.shape[:2], num_slots))
+  if window is not None:
+    mask_BCS &= depth_BC1 - slot_S <= window_reach(window, causal=True)[0]
+  return mask_BCS

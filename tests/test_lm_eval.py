@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shared
 
 from lm_jax.strict import ConfigError
 
@@ -71,14 +72,26 @@ def save(kind: str, folder: Path) -> str:
   return str(folder)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def folder(request, tmp_path_factory) -> str:
-  return save(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+  """Returns a Llama, whose texts begin with a BOS."""
+  return save("llama", tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
 def models(folder) -> tuple:
   return ours(folder), theirs(folder)
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory) -> tuple:
+  folder = save("gpt2", tmp_path_factory.mktemp("gpt2"))
+  return ours(folder), theirs(folder)
+
+
+@pytest.fixture(params=["models", "gpt2"])
+def either(request) -> tuple:
+  return request.getfixturevalue(request.param)
 
 
 def ours(folder: str, **args):
@@ -108,10 +121,15 @@ TEXTS = requests(
 )
 
 
-def test_continuations_score_the_same(models):
-  found, wanted = (np.array(model.loglikelihood(PAIRS, disable_tqdm=True)) for model in models)
+def test_continuations_score_the_same(either):
+  found, wanted = (np.array(model.loglikelihood(PAIRS, disable_tqdm=True)) for model in either)
   np.testing.assert_allclose(found[:, 0], wanted[:, 0], atol=1e-3)
   assert found[:, 1].tolist() == wanted[:, 1].tolist()
+
+
+def test_a_model_without_a_beginning_generates_the_same(gpt2):
+  asked = requests(*((text, {"until": ["q"], "max_gen_toks": 12}) for text in ("It was", "x" * 100)))
+  assert gpt2[0].generate_until(asked) == gpt2[1].generate_until(asked)
 
 
 def test_greedy_continuations_are_called_that(models):
@@ -122,8 +140,8 @@ def test_greedy_continuations_are_called_that(models):
   assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
 
 
-def test_whole_texts_score_the_same(models):
-  found, wanted = (model.loglikelihood_rolling(TEXTS, disable_tqdm=True) for model in models)
+def test_whole_texts_score_the_same(either):
+  found, wanted = (model.loglikelihood_rolling(TEXTS, disable_tqdm=True) for model in either)
   np.testing.assert_allclose(found, wanted, atol=1e-3)
   assert found[2] < -100
 
@@ -131,8 +149,8 @@ def test_whole_texts_score_the_same(models):
 @pytest.mark.parametrize(
   "kwargs",
   [
-    {"until": ["\n"], "max_gen_toks": 12}, {"until": ["a", "the", "e"], "max_gen_toks": 20},
-    {"until": "</s>", "max_gen_toks": 9, "do_sample": False, "temperature": 0.0}, {"max_gen_toks": 40},
+    {"until": ["a", "the", "e"], "max_gen_toks": 20},
+    {"until": "</s>", "max_gen_toks": 40, "do_sample": False},
     {"until": [], "max_gen_toks": 8, "num_beams": 2},
   ],
 )  # fmt: skip
@@ -197,6 +215,7 @@ def test_a_context_of_spaces_is_none(models):
   [
     ({"max_lenght": 3}, "--model_args max_lenght: no such argument; did you mean 'max_length'"),
     ({"max_length": 65}, "length=65: must be from 1 to the model's 64"),
+    ({"weights": "int4"}, "weights='int4': must be one of float32, bfloat16, int8"),
     ({"dtype": "int4"}, "dtype='int4': must be auto, float32 or bfloat16"),
   ],
 )
@@ -210,6 +229,15 @@ def test_words_of_generation_that_mean_nothing_here_are_refused(models):
     models[0].generate_until(requests(("It", {"until": [], "penalty_alpha": 0.6})))
 
 
+@pytest.mark.parametrize("args", [{"dtype": "bfloat16"}, {"weights": "bfloat16"}, {"weights": "int8"}])
+def test_fewer_bits_score_nearly_the_same(folder, args):
+  narrow, wide = ours(folder, **args), ours(folder)
+  found, wanted = (
+    np.array(model.loglikelihood(PAIRS[:3], disable_tqdm=True))[:, 0] for model in (narrow, wide)
+  )
+  assert 0 < np.abs(found - wanted).max() < 1
+
+
 # As in setup.cfg.
 ENTRY_POINTS = """
 [lm_eval.models]
@@ -218,58 +246,100 @@ lm_jax = lm_jax.lm_eval_model:LmJax
 lm_jax = lm_jax.lm_eval_plugin:register
 """
 
+# --- real weights ---------------------------------------------------------------------------------
+
+
+def test_smollm2_scores_the_same(tmp_path):
+  """Of a model that was trained; without a task that takes minutes."""
+  source = shared.smollm2()
+  interop = importlib.import_module("lm_jax.interop")
+  interop.convert(source, tmp_path / "hf", to="huggingface", quiet=True)
+  both = ours(str(source)), theirs(str(tmp_path / "hf"))
+  pairs = requests(
+    *(("Question: Which planet is the largest?\nAnswer:", answer) for answer in (" Jupiter", " the Earth")),
+    ("", "Once upon a time"), ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Hello! How can I"),
+  )  # fmt: skip
+  found, wanted = (np.array(model.loglikelihood(pairs, disable_tqdm=True)) for model in both)
+  np.testing.assert_allclose(found[:, 0], wanted[:, 0], atol=1e-3)
+  assert found[:, 1].tolist() == wanted[:, 1].tolist()
+  chat = [{"role": "user", "content": "Hi"}]
+  assert both[0].apply_chat_template(chat) == both[1].apply_chat_template(chat)
+
+
 # --- whole tasks --------------------------------------------------------------------------------
 
-CHOICE = """
-task: choice
+TASK = """
+task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}, train: {data}}}}}
 test_split: test
 fewshot_split: train
-output_type: multiple_choice
-doc_to_text: "Q: {{{{question}}}} A:"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+{rest}
 """
+TASKS = {
+  "choice": """
+output_type: multiple_choice
+doc_to_text: "Q: {{question}} A:"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+  "rolling": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}}"
+metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
+""",
+  "generation": """
+output_type: generate_until
+doc_to_text: "Q: {{question}} A:"
+doc_to_target: "best"
+generation_kwargs: {until: ["a", " b"], max_gen_toks: 8}
+metric_list: [{metric: exact_match}]
+""",
+}
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
+  """Returns a folder of TASKS."""
   path = tmp_path_factory.mktemp("tasks")
   rng, words = np.random.default_rng(0), ["best", "worst", "times", "age of wisdom", "it was", "of"]
   with open(path / "data.jsonl", "w") as file:
-    for i in range(12):
+    for i in range(8):
       item = {"question": " ".join(rng.choice(words, 3)), "choices": words[:4], "answer": i % 4}
       file.write(json.dumps(item) + "\n")
-  (path / "choice.yaml").write_text(CHOICE.format(data=path / "data.jsonl"))
+  for name, rest in TASKS.items():
+    (path / f"{name}.yaml").write_text(TASK.format(name=name, data=path / "data.jsonl", rest=rest))
   return path
 
 
-def evaluate(model, task: Path, shots: int, cache: Path) -> dict:
+def evaluate(model, task: Path) -> dict:
   from lm_eval import simple_evaluate
   from lm_eval.tasks import TaskManager
 
   manager = TaskManager(include_path=str(task), include_defaults=False)
   return simple_evaluate(
-    model=model,
-    tasks=["choice"],
-    num_fewshot=shots,
-    task_manager=manager,
-    log_samples=True,
-    bootstrap_iters=0,
+    model=model, tasks=list(TASKS), num_fewshot=1, task_manager=manager, log_samples=True, bootstrap_iters=0
   )
 
 
-@pytest.mark.parametrize("shots", [0, 2])
-def test_a_task_has_the_same_results_item_by_item(models, task, shots, tmp_path, monkeypatch):
+def test_tasks_have_the_same_results_item_by_item(models, task, tmp_path, monkeypatch):
   monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-  found, wanted = (evaluate(model, task, shots, tmp_path) for model in models)
-  assert found["results"]["choice"] == wanted["results"]["choice"]
-  for own, other in zip(found["samples"]["choice"], wanted["samples"]["choice"], strict=True):
-    assert own["arguments"] == other["arguments"]
-    scores = [[float(x[0][0]) for x in sample["resps"]] for sample in (own, other)]
-    np.testing.assert_allclose(*scores, atol=1e-3)
+  found, wanted = (evaluate(model, task) for model in models)
+  for name in TASKS:
+    for metric, value in wanted["results"][name].items():
+      near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+      assert found["results"][name][metric] == near
+    for own, other in zip(found["samples"][name], wanted["samples"][name], strict=True):
+      assert own["arguments"] == other["arguments"]
+      assert np.shape(own["resps"]) == np.shape(other["resps"])
+      for a, b in zip(np.ravel(own["resps"]), np.ravel(other["resps"]), strict=True):
+        assert (
+          a == b
+          if name == "generation" or b in (True, False)
+          else float(a) == pytest.approx(float(b), abs=1e-3)
+        )
 
 
 def test_the_command_finds_the_model(folder, task, tmp_path):

@@ -80,10 +80,6 @@ class LibraryTokenizer:
     finally:
       self._inner.encode_special_tokens = True
 
-  def spelling(self, i: int) -> str:
-    """Returns the name of a token in the vocabulary, e.g. "<|endoftext|>"."""
-    return self._tokens[i] or ""
-
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     try:
       encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
