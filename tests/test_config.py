@@ -335,6 +335,7 @@ def test_identity_does_not_depend_on_labels_runtime_order_or_how_a_size_is_writt
 # Values that differ from the default where neither a flipped boolean, another choice of a Literal nor twice
 # the number is a valid config.
 OTHER = {
+  "model.rope_scaling": {"kind": "linear", "factor": 2.0}, "model.rotary_fraction": 0.5,
   "model.vocab_size": 13, "model.context_length": 36, "model.num_heads": 4, "model.num_kv_heads": 1,
   "model.head_dim": 16, "model.d_ff": 100, "model.dropout": 0.5, "model.positions": "none",
   "model.norm_position": "post", "optimizer.final_fraction": 0.5, "optimizer.beta1": 0.5,
@@ -350,9 +351,14 @@ OTHER = {
 
 # Fields of the same group without which a field is not read.
 READ_WITH = {
+  "model.parallel_norms": {"parallel_block": True},
   "text.weights": {"corpus": ["one", "other"]}, "text.mask_rate": {"objective": "span_corruption"},
   "text.mean_span": {"objective": "span_corruption"},
 }  # fmt: skip
+
+
+# Fields that change nothing of a run, or that no run can have.
+UNTRAINED = ("grad_accum_steps", "lm_head")
 
 
 def merged(one, other):
@@ -382,13 +388,13 @@ def semantic_fields():
   for group, (base, default) in groups.items():
     key = group if hasattr(Config, group) else "task"
     for name, annotation in strict.field_types(type(default)).items():
-      neutral = (group == "model" and name in configs.NEUTRAL_OF_MODEL) or name == "grad_accum_steps"
+      neutral = (group == "model" and name in configs.NEUTRAL_OF_MODEL) or name in UNTRAINED
       if (key != "task" or name != "name") and not neutral:
         value = another(f"{group}.{name}", getattr(default, name), annotation)
         # Only one parametrization reads all of the base sizes.
         read = base | ({"parametrization": "completep"} if name.startswith("base_") else {})
         read, others = read | READ_WITH.get(f"{group}.{name}", {}), {}
-        if name in ("whole_words", "next_sentence_head"):
+        if name in ("whole_words", "next_sentence_head", "pooler"):
           others = {"model": {"causal": False}, "task": {"name": "text", "objective": "masked_lm"}}
         if name == "few_shot":
           others = {"task": {"name": "text"}}

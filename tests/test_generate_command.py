@@ -83,7 +83,8 @@ def test_one_continuation_is_a_text(reading):
 def test_json_is_one_object_with_all_there_is(reading):
   flags = ["--num_return_sequences=2", "--max_new_tokens=8", "--top_k=5", "--min_p=0.01", "--seed=7"]
   code, out, err = reading("generate", "--model=bytes", "--prompt=A", "--prompt=\n B", "--json", *flags)
-  assert (code, err, out.count("\n")) == (0, "", 1)
+  assert (code, out.count("\n")) == (0, 1)
+  assert all(line.startswith("generating: ") for line in err.splitlines())  # where the machine is busy
   result = json.loads(out)
   assert result["settings"]["top_k"] == 5 and result["settings"]["temperature"] == 1.0
   settings = {"num_return_sequences": 2, "max_new_tokens": 8, "top_k": 5, "min_p": 0.01, "seed": 7}
@@ -298,7 +299,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(models):
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came(models, capsys, monkeypatch):
-  asked = []
+  asked, before = [], signal.getsignal(signal.SIGINT)
 
   def answer(_, messages, settings, stream, is_stopped):
     asked.append((messages, settings["seed"]))
@@ -315,7 +316,7 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came(models, capsys, monkeypatch)
   assert [m["content"] for m in messages] == ["Be kind.", "Who?", "The ", "Where?"]
   assert [m["role"] for m in messages] == ["system", "user", "assistant", "user"]
   assert seed == 4  # answers do not draw the same numbers
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert signal.getsignal(signal.SIGINT) is before
   assert capsys.readouterr() == ("The \n" * 2, "lm-jax: stopped\n" * 2)
 
 
