@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/lm-jax sweep --config=configs/sweeps/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

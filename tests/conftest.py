@@ -47,12 +47,24 @@ def pytest_report_header() -> str:
 def cache(tmp_path_factory) -> Iterator[Path]:
   """Gives the session, and the processes it starts, a cache of their own: compilation is shared within."""
   with pytest.MonkeyPatch.context() as patch:
-    path = tmp_path_factory.mktemp("cache")
+    path = tmp_path_factory.getbasetemp()
+    path = (path.parent if os.environ.get("PYTEST_XDIST_WORKER") else path) / "cache"
+    path.mkdir(exist_ok=True)
     patch.setenv("LM_JAX_CACHE", str(path))
     environment.enable_compilation_cache()
     # jax looks for its folder once, at the first compilation, which may have been while tests were imported.
     compilation_cache.reset_cache()
     yield path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+  """Frees programs in time: each takes some of the 65,530 maps of memory that Linux lets a process have,
+  and one that has them all dies of a segmentation fault."""
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
