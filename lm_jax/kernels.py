@@ -71,14 +71,6 @@ def project(
   return w_DF.project(x_MD, dtype) if isinstance(w_DF, quantize.Rows) else _project(x_MD, w_DF, dtype)
 
 
-def beside(matrices: list[Matrix]) -> Matrix:
-  """Returns matrices set side by side, along F."""
-  if len(matrices) == 1:
-    return matrices[0]
-  rows = isinstance(matrices[0], quantize.Rows)
-  return quantize.beside(matrices) if rows else jnp.concatenate(matrices, axis=1)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _project(
   x_MD: Float[Array, "M D"], w_DF: Float[Array, "D F"], dtype: jax.typing.DTypeLike | None

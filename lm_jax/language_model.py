@@ -27,11 +27,19 @@ class LanguageModel:
     config: what it is: sizes, and all that decides its numbers.
     params: of lm_jax.model.Transformer, nested dicts of arrays, or of lm_jax.quantize.Rows in fewer bits.
     pretrained: both, with the tokenizer, special tokens, and where it came from.
+    held: the same, with parameters as they are held for inference: by rows on a CPU, see lm_jax/quantize.py.
   """
 
-  def __init__(self, pretrained: Pretrained):
-    params = jax.device_put(pretrained.params)
-    self.pretrained = dataclasses.replace(pretrained, params=params)
+  def __init__(self, pretrained: Pretrained, *, donate: bool = False):
+    """Puts the parameters on the device; see `load` for a model of a file.
+
+    Args:
+      donate: take `pretrained.params` apart meanwhile, so that there is one copy of them and not two.
+    """
+    params = pretrained.params
+    if pretrained.model.causal:
+      params = quantize.for_inference(params, "float32", donate=donate)
+    self.held = dataclasses.replace(pretrained, params=jax.device_put(params))
 
   @classmethod
   def load(
@@ -56,7 +64,7 @@ class LanguageModel:
       environment.enable_compilation_cache()
     p = interop.load(path, name=name)
     if weights == "float32":
-      return cls(p)
+      return cls(p, donate=True)
     narrow = quantize.quantized(p.params, weights)
     if report is not None:
       report(weights_cost.remembered_report(p, narrow))
@@ -64,17 +72,23 @@ class LanguageModel:
 
   @property
   def config(self) -> ModelConfig:
-    return self.pretrained.model
+    return self.held.model
 
   @property
   def params(self) -> Any:
-    return self.pretrained.params
+    """On a CPU, those of a decoder in float32 are made of `held` anew at each use."""
+    held = self.held.params
+    return quantize.dequantized(held) if quantize.kind(held) == "float32" else held
+
+  @property
+  def pretrained(self) -> Pretrained:
+    return dataclasses.replace(self.held, params=self.params)
 
   def __repr__(self) -> str:
     c = self.config
     kind = "causal" if c.causal else "encoder"
     return (
-      f"LanguageModel({self.pretrained.family}, {kind}, {c.num_layers} layers, d_model={c.d_model}, "
+      f"LanguageModel({self.held.family}, {kind}, {c.num_layers} layers, d_model={c.d_model}, "
       f"vocab_size={c.vocab_size}, context_length={c.context_length})"
     )
 
@@ -90,22 +104,22 @@ class LanguageModel:
     Args:
       bare: the text's own ids only.
     """
-    ids = self.pretrained.require_tokenizer("tokenize").encode(text)
+    ids = self.held.require_tokenizer("tokenize").encode(text)
     if bare:
       return ids
     if self.config.causal:
-      return [*self.pretrained.begin, *ids]
+      return [*self.held.begin, *ids]
     cls, sep = (self._special(name) for name in ("cls", "sep"))
     return [cls, *ids, sep]
 
   def detokenize(self, token_ids: Sequence[int]) -> str:
     """Returns the text of ids; special tokens have none."""
-    return self.pretrained.require_tokenizer("detokenize").decode(token_ids)
+    return self.held.require_tokenizer("detokenize").decode(token_ids)
 
   def _special(self, name: str) -> int:
-    if name not in self.pretrained.specials:
+    if name not in self.held.specials:
       raise ConfigError(f"tokenize: the tokenizer has no special token {name!r}, which the encoder reads")
-    return self.pretrained.specials[name]
+    return self.held.specials[name]
 
   # --- generation ---------------------------------------------------------------------------------
 
@@ -139,7 +153,7 @@ class LanguageModel:
     g = text_generation.settings_of(settings)
     single, prompts = _prompts(prompt)
     rows = [self._prompt_ids(one) for one in prompts]
-    found = text_generation.generate(self.pretrained, rows, g, stream=stream, progress=progress)
+    found = text_generation.generate(self.held, rows, g, stream=stream, progress=progress)
     return found[0] if single else found
 
   def chat(self, messages: Sequence[Message], *, stream: Stream | None = None, **settings: Any) -> Generated:
@@ -158,12 +172,12 @@ class LanguageModel:
     Raises:
       ConfigError: an encoder, no tokenizer, messages that the template refuses or that do not fit.
     """
-    return text_generation.answer(self.pretrained, messages, settings, stream=stream)
+    return text_generation.answer(self.held, messages, settings, stream=stream)
 
   def _prompt_ids(self, prompt: Prompt) -> list[int]:
     if not isinstance(prompt, str):
       return _ids(prompt, "prompt")
-    p = self.pretrained
+    p = self.held
     ids = [*p.begin, *p.require_tokenizer("generate").encode(prompt)]
     # As GPT-2 begins a text: with the token that ended the one before.
     return ids or [p.specials[name] for name in ("end",) if name in p.specials]
@@ -189,7 +203,7 @@ class LanguageModel:
     tokens = _rectangle(token_ids, "logits")
     tokens_BT = np.atleast_2d(tokens)
     self._check(tokens_BT, "logits")
-    out = forward.logits(self.config, self.params, tokens_BT)
+    out = forward.logits(self.config, self.held.params, tokens_BT)
     return out if tokens.ndim == 2 else out[0]
 
   def encode(
@@ -220,7 +234,7 @@ class LanguageModel:
     single, given = _prompts(texts)
     rows = [self._sequence(one, truncate) for one in given]
     self._check(rows, "encode")
-    states = forward.hidden(self.config, self.params, rows)
+    states = forward.hidden(self.config, self.held.params, rows)
     if pooling is not None:
       states = _pooled(states, pooling, normalize, self.config.d_model)
     return states[0] if single else states
@@ -246,7 +260,7 @@ class LanguageModel:
     return found[0] if single else found
 
   def _scorer(self) -> CausalScorer | PseudoScorer:
-    p = self.pretrained
+    p = self.held
     self._require_head("loglikelihood")
     tokenizer = p.require_tokenizer("loglikelihood")
     if p.model.causal:

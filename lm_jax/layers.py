@@ -166,16 +166,19 @@ def linear(
 ) -> list[Float[Array, "M F"]]:
   """Returns x W (+ b) for each of `weights`, as one product: few large products are the fast ones.
 
-  Products of few tokens stay apart, since matrices must be copied to be set side by side.
+  Products of few tokens stay apart, since matrices must be copied to be set side by side; so do those with
+  `quantize.Rows`, which are as fast alone.
 
   Args:
     axis: logical name of the outputs' last axis. Where devices split it the products stay apart, since
       columns of matrices set side by side would be on the wrong devices.
   """
-  if len(weights) > 1 and (sharding.is_split(axis) or x_MD.shape[0] < FEW_TOKENS):
-    return [y for one in weights for y in linear(x_MD, one, axis=axis)]
   matrices = [matrix for matrix, _ in weights]
-  y_MF = kernels.project(x_MD, kernels.beside(matrices))
+  is_rows = isinstance(matrices[0], quantize.Rows)
+  if len(weights) > 1 and (is_rows or sharding.is_split(axis) or x_MD.shape[0] < FEW_TOKENS):
+    return [y for one in weights for y in linear(x_MD, one, axis=axis)]
+  beside = matrices[0] if len(matrices) == 1 else jnp.concatenate(matrices, axis=1)
+  y_MF = kernels.project(x_MD, beside)
   y_MF = checkpoint_name(y_MF, PRODUCT)
   ends = np.cumsum([matrix.shape[1] for matrix in matrices])
   parts = jnp.split(y_MF, ends[:-1], axis=1)

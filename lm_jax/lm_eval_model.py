@@ -90,8 +90,9 @@ class LmJax(TemplateLM):
     self._begin = self._beginning(add_bos_token)
     marked = isinstance(self._text, LibraryTokenizer)
     self._encode = self._text.encode_marked if marked else self._text.encode
-    params = self._pretrained.params
-    self._params = jax.device_put(params) if weights == "float32" else quantize.quantized(params, weights)
+    is_ours = self._pretrained.params is not getattr(pretrained, "params", None)
+    self._params = quantize.for_inference(self._pretrained.params, weights, donate=is_ours)
+    self._pretrained = dataclasses.replace(self._pretrained, params=self._params)
     specials, length = self._pretrained.specials, self._max_length
     self._scorer = CausalScorer(model, self._params, None, specials, [self.prefix_token_id], length)
 

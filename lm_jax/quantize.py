@@ -24,10 +24,10 @@ from lm_jax.strict import ConfigError, did_you_mean
 KINDS = WEIGHTS
 
 _MOST = 127  # of an int8, so that its range is symmetric
-# Tokens of a call, by measurement on a CPU (experiments/012_decoding): the products of narrow numbers are the
-# faster ones for few tokens; beyond, it pays to make a float32 matrix first. Up to _ROWS_FIRST, products
-# with the weights on the left are faster.
-_MANY, _ROWS_FIRST = 128, 16
+# By measurement on a CPU (experiments/012_decoding): the products of narrow numbers are the faster ones for
+# few tokens; beyond _MANY it pays to widen first, so many rows at a time that they stay in a core's cache. Up
+# to _ROWS_FIRST tokens, products with the weights on the left are faster.
+_MANY, _ROWS_FIRST, _CHUNK = 31, 16, 192
 
 
 @struct.dataclass
@@ -49,7 +49,7 @@ class Rows:
 
   def take(self, outputs_M: Int[Array, "M"]) -> Float[Array, "M D"]:
     """Returns W[:, outputs]^T, float32: of an output matrix that is a token table, rows of the table."""
-    rows_MD = self.rows_FD[outputs_M].astype(jnp.float32)
+    rows_MD = _float32(_bits(self.rows_FD)[outputs_M])
     return rows_MD if self.scale_F is None else rows_MD * self.scale_F[outputs_M][:, None]
 
   def project(self, x_MD: Float[Array, "M D"], dtype: Any = None) -> Float[Array, "M F"]:
@@ -57,7 +57,12 @@ class Rows:
     narrow = self.rows_FD.dtype
     if narrow == jnp.bfloat16:
       x_MD = x_MD.astype(jnp.bfloat16).astype(x_MD.dtype)
-    if x_MD.shape[0] >= _MANY or jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":
+      # Both factors are numbers of 16 bits already, and their products exact.
+      is_half = narrow == jnp.bfloat16
+      multiply = _same if is_half else _widened
+      y_MF = multiply(x_MD.astype(narrow) if is_half else x_MD, self.rows_FD)
+    elif x_MD.shape[0] > (_ROWS_FIRST if narrow == jnp.bfloat16 else _MANY):
       y_MF = _wide(x_MD, self.rows_FD)
     elif narrow == jnp.int8:
       y_MF = _split(x_MD.astype(jnp.float32), self.rows_FD)
@@ -67,20 +72,43 @@ class Rows:
     return y_MF.astype(dtype or x_MD.dtype)
 
 
-def beside(matrices: list[Rows]) -> Rows:
-  """Returns the matrix of several ones set side by side, along F."""
-  scales = None if matrices[0].scale_F is None else jnp.concatenate([m.scale_F for m in matrices])
-  return Rows(jnp.concatenate([m.rows_FD for m in matrices]), scales)
+def _bits(rows: Array) -> Array:
+  """Returns bfloat16 as bits: XLA:CPU takes no part of bfloat16 without first widening the whole."""
+  return jax.lax.bitcast_convert_type(rows, jnp.uint16) if rows.dtype == jnp.bfloat16 else rows
+
+
+def _float32(rows: Array) -> Array:
+  """Returns numbers, or the bits of bfloat16, as float32."""
+  if rows.dtype == jnp.uint16:
+    return jax.lax.bitcast_convert_type(rows.astype(jnp.uint32) << 16, jnp.float32)
+  return rows.astype(jnp.float32)
 
 
 def _dot(a_MD: Array, b_FD: Array, dtype: Any) -> Num[Array, "M F"]:
   return jax.lax.dot_general(a_MD, b_FD, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
 
-def _wide(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
-  """Multiplies in float32. The barrier keeps XLA from widening all matrices before a loop over tokens."""
+def _widened(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
+  """Multiplies in float32. The barrier keeps XLA from widening all matrices before a loop over tokens.
+
+  Args:
+    rows_FD: bfloat16 as its `_bits`, or not.
+  """
   x_MD, rows_FD = jax.lax.optimization_barrier((x_MD.astype(jnp.float32), rows_FD))
-  return _dot(x_MD, rows_FD.astype(jnp.float32), jnp.float32)
+  return _dot(x_MD, _float32(rows_FD), jnp.float32)
+
+
+def _wide(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
+  """Multiplies in float32, a chunk of rows after the other."""
+  rows_FD = _bits(rows_FD)
+  M, (F, D) = x_MD.shape[0], rows_FD.shape
+  chunks = F // _CHUNK
+  rest_MF = [_widened(x_MD, rows_FD[chunks * _CHUNK :])] if F % _CHUNK else []
+  if not chunks:
+    return rest_MF[0]
+  rows_NCD = rows_FD[: chunks * _CHUNK].reshape(chunks, _CHUNK, D)
+  y_NMC = jax.lax.map(lambda rows_CD: _widened(x_MD, rows_CD), rows_NCD)
+  return jnp.concatenate([y_NMC.transpose(1, 0, 2).reshape(M, -1), *rest_MF], axis=1)
 
 
 def _same(x_MD: Array, rows_FD: Array) -> Float[Array, "M F"]:
@@ -111,19 +139,40 @@ def _split(x_MD: Float[Array, "M D"], rows_FD: Int[Array, "F D"]) -> Float[Array
 # --- trees ----------------------------------------------------------------------------------------
 
 
-def quantized(params: Any, kind: str) -> Any:
+def quantized(params: Any, kind: str, *, donate: bool = False) -> Any:
   """Returns the parameters of a Transformer for inference, matrices as `Rows` of a kind.
 
-  "float32" changes no number, but only how they stand in memory: decoding is faster with it too.
+  "float32" changes no number, but only how they stand in memory: on a CPU products are faster with it too.
 
   Args:
     kind: one of KINDS.
+    donate: take `params` apart meanwhile, so that there is one copy of them and not two.
   """
   if kind not in KINDS:
     near = did_you_mean(str(kind), KINDS)
     raise ConfigError(f"weights={kind!r}: must be one of {', '.join(KINDS)}{near}")
   leaves = param_paths.flat(params)
-  return param_paths.nested({path: _narrowed(path, x, kind) for path, x in leaves.items()})
+  if donate:
+    _empty(params)
+  return param_paths.nested({path: _narrowed(path, leaves.pop(path), kind) for path in list(leaves)})
+
+
+def for_inference(params: Any, kind: str, *, donate: bool = False) -> Any:
+  """Returns the parameters of a causal Transformer on the device, as they are fast there; see `quantized`.
+
+  On an accelerator those in float32 stay as they are, and so do `Rows` everywhere.
+  """
+  is_held = any(isinstance(x, Rows) for x in _matrices(params))
+  if is_held or (kind == "float32" and jax.default_backend() != "cpu"):
+    return jax.device_put(params)
+  return quantized(params, kind, donate=donate)
+
+
+def _empty(tree: dict[str, Any]) -> None:
+  for branch in tree.values():
+    if isinstance(branch, dict):
+      _empty(branch)
+  tree.clear()
 
 
 def _narrowed(path: str, x: Any, kind: str) -> Any:
@@ -160,8 +209,12 @@ def dequantized(params: Any) -> Any:
 
 def kind(params: Any) -> str:
   """Returns which of KINDS parameters are held in; "float32" too for those that are as they are trained."""
-  held = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Rows))
-  return next((str(x.rows_FD.dtype) for x in held if isinstance(x, Rows)), "float32")
+  return next((str(x.rows_FD.dtype) for x in _matrices(params) if isinstance(x, Rows)), "float32")
+
+
+def _matrices(params: Any) -> list[Any]:
+  """Returns all leaves, `Rows` whole."""
+  return jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Rows))
 
 
 def num_bytes(params: Any) -> int:

@@ -192,7 +192,7 @@ def _jobs(groups: Sequence[Group], rows: Sequence[Row], c: ModelConfig, cost: Co
   """
   kinds: dict[tuple, list[tuple[int, _Asked]]] = defaultdict(list)
   for g, group in enumerate(groups):
-    slots = min(round_up(len(group.stem), MIN_SLOTS, 1), c.context_length) if group.stem else 0
+    slots = min(round_up(len(group.stem), MIN_SLOTS), c.context_length) if group.stem else 0
     for asked in (_asked(rows, trie) for trie in group.tries):
       is_long = asked.size > shared_prefixes.MAX_TRIE
       is_tree = c.causal and not (is_long and not slots and len(asked.trie.rows) == 1)

@@ -23,8 +23,8 @@ SHAPE = {
 }  # fmt: skip
 # (task, shots, how demonstrations are chosen, items): for each item anew, the harness's default, or once.
 CASES = [
-  ("boolq", 0, "default", 32), ("boolq", 4, "default", 12), ("boolq", 4, "first_n", 12),
-  ("arc_easy", 0, "default", 32), ("arc_easy", 4, "default", 16), ("arc_easy", 4, "first_n", 16),
+  ("boolq", 0, "default", 64), ("boolq", 4, "default", 24), ("boolq", 4, "first_n", 24),
+  ("arc_easy", 0, "default", 64), ("arc_easy", 4, "default", 24), ("arc_easy", 4, "first_n", 24),
 ]  # fmt: skip
 TASK = """
 task: {name}
@@ -97,6 +97,17 @@ def columns(clock: str, hf: float, ours: float) -> dict[str, float]:
   return {name: round(float(value), 2) for name, value in values.items()}
 
 
+def write(row: dict) -> None:
+  """Puts a row into the results; those of other cases stay."""
+  path, case = Path(__file__).parent / "results.csv", ("task", "shots", "demonstrations")
+  rows = list(csv.DictReader(path.open())) if path.exists() else []
+  rows = [old for old in rows if [old[name] for name in case] != [str(row[name]) for name in case]]
+  with open(path, "w", newline="") as file:
+    writer = csv.DictWriter(file, row, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=Path, required=True)
@@ -116,16 +127,12 @@ def main() -> None:
 
     ours = LmJax(str(folder))
     theirs = HFLM(str(folder), device="cpu", dtype="float32", batch_size=options.batch_size)
-    rows = []
     for task, shots, sampler, items in (CASES[i] for i in options.case):
       asked = requests(Path(name), options.data, task, shots, sampler, items)
       row = {"task": task, "shots": shots, "demonstrations": sampler, "items": items}
-      rows.append(row | compare(ours, theirs, asked, options.repeats))
-      print(rows[-1], flush=True)
-  with open(Path(__file__).parent / "results.csv", "w", newline="") as file:
-    writer = csv.DictWriter(file, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
+      row |= compare(ours, theirs, asked, options.repeats)
+      print(row, flush=True)
+      write(row)
 
 
 if __name__ == "__main__":

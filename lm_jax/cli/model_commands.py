@@ -66,7 +66,7 @@ def _load(values: flags.FlagValues) -> "LanguageModel":
   model = LanguageModel.load(values.model, weights=values.weights, report=report, name="--model")
   if not model.config.causal:
     raise ConfigError(f"--model={values.model}: is an encoder, which continues no text; must be a causal LM")
-  model.pretrained.require_tokenizer(f"--model={values.model}")
+  model.held.require_tokenizer(f"--model={values.model}")
   return model
 
 

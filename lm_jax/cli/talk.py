@@ -27,7 +27,7 @@ def talk(model: LanguageModel, system: str | None, settings: dict[str, Any]) -> 
   At a terminal, what goes wrong with a question is told, and the next one is asked for.
   """
   interactive = sys.stdin.isatty()
-  if model.pretrained.chat_template is None:
+  if model.held.chat_template is None:
     _tell(NO_TEMPLATE)
   if interactive:
     _tell(", ".join(f"{name} {what}" for name, what in COMMANDS.items()) + ", Ctrl-C stops an answer")
@@ -75,9 +75,7 @@ class _Chat:
 
     with _Interrupt() as interrupt, contextlib.suppress(KeyboardInterrupt):
       settings = self._settings | {"seed": self._seed}
-      text_generation.answer(
-        self._model.pretrained, asked, settings, stream=show, is_stopped=interrupt.is_set
-      )
+      text_generation.answer(self._model.held, asked, settings, stream=show, is_stopped=interrupt.is_set)
     if interrupt.is_set():
       _tell("stopped")
     print(flush=True)
