@@ -9,23 +9,32 @@ import pytest
 import reference
 
 from lm_jax import few_shot, tokenizers
-from lm_jax.data import few_shot_tasks
 from lm_jax.few_shot import FewShotTask, Item
-from lm_jax.scorer import CausalScorer, Likelihood, PseudoScorer
+from lm_jax.few_shot_scores import of_choice
+from lm_jax.pretrained import Pretrained
+from lm_jax.reader import ModelReader
+from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError
 
 TASK = few_shot.association()
 NAMED = ("mr", "cr", "subj", "poem_sentiment")
 
 
-class Uniform:
+class Endless:
+  """Has room for everything."""
+
+  def excess(self, requests):
+    return [0] * len(requests)
+
+
+class Uniform(Endless):
   """Knows nothing: every token has the same probability, every choice as many tokens."""
 
   def loglikelihood(self, requests):
     return [Likelihood(-2 * math.log(100), 2, False) for _ in requests]
 
 
-class Oracle:
+class Oracle(Endless):
   """Gives the right answers of a task a log p of -`nats`, and others -1."""
 
   def __init__(self, task: FewShotTask, nats: float = 0.1):
@@ -160,24 +169,28 @@ def test_knowing_all_scores_1(task):
   assert found["nll"].value == pytest.approx(0.1 / 4)
   assert found["choice_prob"].value == pytest.approx(p_gold)
   assert found["brier"].value == pytest.approx((1 - p_gold) ** 2 + (C - 1) * p_other**2)
-  assert set(found) == {"accuracy", "accuracy_norm", "nll", "choice_prob", "brier"}
-  assert [name for name, score in found.items() if score.chance is None] == ["nll", "brier"]
+  assert found["target_brier"].value == pytest.approx((1 - p_gold) ** 2)
+  assert set(found) == {
+    "accuracy", "accuracy_norm", "accuracy_bytes", "nll", "choice_prob", "brier", "target_brier",
+  }  # fmt: skip
+  without = [name for name, score in found.items() if score.chance is None]
+  assert without == ["nll", "brier", "target_brier"]
   # Worse than the others: never right.
   assert by_metric(few_shot.evaluate(task, Oracle(task, 2), (4,), 50, seed=0), 4)["accuracy"].value == 0
 
 
 def test_accuracy_norm_divides_by_characters():
   item = Item("0", "q:", (" ab", " abcd"), 1)
-  found = few_shot.item_scores(item, [Likelihood(-2.0, 2, True), Likelihood(-3.0, 3, False)])
+  found = of_choice(item, [Likelihood(-2.0, 2, True), Likelihood(-3.0, 3, False)])
   assert (found["accuracy"], found["accuracy_norm"], found["nll"]) == (0, 1, 1)
   # -2 / 2 against -4 / 4 is a tie; with the spaces counted, -2 / 3 would win over -4 / 5.
-  tied = few_shot.item_scores(item, [Likelihood(-2.0, 2, True), Likelihood(-4.0, 4, False)])
+  tied = of_choice(item, [Likelihood(-2.0, 2, True), Likelihood(-4.0, 4, False)])
   assert tied["accuracy_norm"] == 0.5
 
 
 def test_choices_of_no_probability_that_floats_hold_are_compared():
   item = Item("0", "q:", (" a", " b"), 0)
-  found = few_shot.item_scores(item, [Likelihood(-2000.0, 2, True), Likelihood(-2001.0, 3, False)])
+  found = of_choice(item, [Likelihood(-2000.0, 2, True), Likelihood(-2001.0, 3, False)])
   assert found["choice_prob"] == pytest.approx(1 / (1 + math.exp(-1)))
   assert found["accuracy"] == 1
 
@@ -196,16 +209,16 @@ def test_each_item_counts_once_and_has_its_own_answer():
 def test_models_are_scored_by_the_same_prompts(kind):
   model = reference.tiny(vocab_size=260, context_length=64, causal=kind == "causal", positions="learned")
   specials = {"end": 256, "cls": 257, "sep": 258, "mask": 259}
-  scorer_of = {"causal": CausalScorer, "masked": PseudoScorer}[kind]
-  own = scorer_of(model, reference.random_params(model), tokenizers.Bytes(), specials)
+  own = ModelReader(Pretrained(model, reference.random_params(model), tokenizers.Bytes(), specials))
   scores = few_shot.evaluate(TASK, own, (0, 1), 8, seed=0)
   item = TASK.sample(1)[0]
-  found = own.loglikelihood([(TASK.prompt(item, 1, 0), choice) for choice in item.choices])
+  # The context is too short for a demonstration of such a task, and long enough for the query.
+  found = own.loglikelihood([(TASK.prompt(item, 0, 0), choice) for choice in item.choices])
   alone = FewShotTask(TASK.name, (item,), TASK.pool)
   accuracy = by_metric(few_shot.evaluate(alone, own, (1,), 8, seed=0), 1)["accuracy"]
   assert accuracy.value == (np.argmax([f.log_p for f in found]) == item.gold)
   assert accuracy.stderr is None
-  assert len(scores) == 10
+  assert len(scores) == 14
   assert all(math.isfinite(score.value) for score in scores)
 
 
@@ -213,10 +226,12 @@ def test_models_are_scored_by_the_same_prompts(kind):
 
 
 def test_an_unknown_task_is_one_line_with_the_nearest(monkeypatch, tmp_path):
-  with pytest.raises(ConfigError, match=r"task 'asociation': no path .*; did you mean 'association'"):
+  with pytest.raises(
+    ConfigError, match=r"task 'asociation': no .yaml file or path .*; did you mean 'association'"
+  ):
     few_shot.make("asociation")
   monkeypatch.setenv("LM_JAX_SHARED", str(tmp_path))
-  with pytest.raises(ConfigError, match=r"few-shot task: name='mr': nothing of this name .*LM_JAX_SHARED"):
+  with pytest.raises(ConfigError, match=r"name='mr': nothing of this name .*LM_JAX_SHARED"):
     few_shot.make("mr")
   (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n')
   with pytest.raises(ConfigError, match=r"few-shot task: .*bad.jsonl line 1: has no 'label'"):
@@ -228,7 +243,3 @@ def test_impossible_numbers_are_one_line():
     few_shot.evaluate(TASK, Uniform(), (0, -1), 5, seed=0)
   with pytest.raises(ConfigError, match="num_examples=0: must be greater than 0"):
     few_shot.evaluate(TASK, Uniform(), (0,), 0, seed=0)
-
-
-def test_templates_are_of_known_data():
-  assert set(few_shot_tasks.TEMPLATES) == set(few_shot_tasks.finetune_config.KNOWN)

@@ -19,7 +19,7 @@ LEVELS = {
     "model_config", "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores",
     "startup", "strict", "task_configs", "text_config", "tokenizers", "generation_config",
   ),
-  1: ("chat_template", "data", "shared_prefixes"),
+  1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (
     "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
     "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
@@ -30,8 +30,9 @@ LEVELS = {
     "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
-    "bench", "decode_bench", "evaluate", "few_shot", "finetune", "journal", "language_model", "lm_eval_model",
-    "loop", "programs", "text_scores", "weights_cost", "writers",
+    "bench", "decode_bench", "evaluate", "few_shot", "few_shot_runs", "few_shot_scores", "finetune",
+    "journal", "language_model", "lm_eval_model", "loop", "programs", "reader", "text_scores", "weights_cost",
+    "writers",
   ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),

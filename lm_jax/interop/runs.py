@@ -33,7 +33,7 @@ def load(folder: Path, *, name: str = "--model", trained: bool = True) -> Pretra
   tokenizer, specials = _tokenizer(folder, config, name)
   params, step = _trained_params(folder, config, name) if trained else (_initial_params(config), 0)
   return Pretrained(
-    config.model, params, tokenizer, specials, _begin(config, specials),
+    config.model, params, tokenizer, specials, begin(config, specials),
     identity={"cell_id": cell_id(config), "step": step, "tokenizer": tokenizer.digest}, step=step,
   )  # fmt: skip
 
@@ -45,7 +45,8 @@ def _config(folder: Path, name: str) -> Config:
     raise ConfigError(f"{name}={folder}: its config.json is not a run's ({error})") from None
 
 
-def _begin(config: Config, specials: dict[str, int]) -> tuple[int, ...]:
+def begin(config: Config, specials: dict[str, int]) -> tuple[int, ...]:
+  """Returns what a run's texts begin with."""
   begins = isinstance(config.task, Text) and config.task.objective in READS_ON
   return (specials["end"],) if begins else ()
 

@@ -51,9 +51,9 @@ def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
 
     preparation.prepare(task, quiet=quiet)
   for name in dict.fromkeys(name for c in configs for name in c.eval.few_shot):
-    from lm_jax.data import few_shot_tasks
+    from lm_jax import prompt_tasks
 
-    few_shot_tasks.make(name)  # a misspelt one is said now, not at the last step
+    prompt_tasks.make(name)  # a misspelt one is said now, not at the last step
 
 
 def cell_dir(workdir: Path, cell: Cell) -> Path:

@@ -1,0 +1,135 @@
+"""`lm-jax evaluate`: models on few-shot tasks."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from lm_jax import environment
+from lm_jax.cli.command_flags import FLAGS, Command
+from lm_jax.strict import ConfigError
+
+if TYPE_CHECKING:
+  from lm_jax.few_shot_runs import Settings
+  from lm_jax.language_model import LanguageModel
+
+FLAGS |= {
+  "tasks": (
+    flags.DEFINE_string, "tasks, with commas between: names, .yaml files of definitions, labeled texts", None
+  ),
+  "shots": (flags.DEFINE_string, "numbers of demonstrations, such as 0,1,4", "0"),
+  "seeds": (flags.DEFINE_string, "seeds of the demonstrations, such as 0,1,2", "0"),
+  "templates": (flags.DEFINE_string, "templates of every task, with commas between, or all", "default"),
+  "limit": (flags.DEFINE_integer, "items of a task at most, a fixed random choice (default: all)", None),
+  "split": (flags.DEFINE_string, "test (the default), or dev to choose by", "test"),
+  "too_long": (
+    flags.DEFINE_string, "drop (the default) whole demonstrations of a prompt that is longer than the "
+    "context, or refuse it", "drop",
+  ),
+  "show_prompt": (flags.DEFINE_boolean, "print what the model would read, and ask nothing", False),
+}  # fmt: skip
+
+
+def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax import few_shot_runs
+
+  settings = _settings(values)
+  few_shot_runs.check(settings)
+  few_shot_runs.tasks(settings)  # what is wrong with one is said before a model is opened
+  report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
+  rows: list[dict[str, Any]] = []
+  for name in _split(values.model):
+    model = _load(name, values, report)
+    if values.show_prompt:
+      _show(model, settings)
+      continue
+    folder = Path(values.workdir) if values.workdir else None
+    rows += few_shot_runs.run(model.held, settings, name=name, folder=folder, report=report)
+  if values.show_prompt:
+    return 0
+  if values.json:
+    print(json.dumps(rows, allow_nan=False))
+  else:
+    _print_table(rows)
+  return 0
+
+
+def _settings(values: flags.FlagValues) -> "Settings":
+  from lm_jax.few_shot_runs import Settings
+
+  return Settings(
+    tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
+    templates=_split(values.templates), limit=values.limit, split=values.split, too_long=values.too_long,
+  )  # fmt: skip
+
+
+def _split(text: str) -> tuple[str, ...]:
+  return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
+  given = getattr(values, name)
+  try:
+    return tuple(int(part) for part in _split(given))
+  except ValueError:
+    raise ConfigError(f"--{name}={given}: must be whole numbers with commas between, such as 0,1,4") from None
+
+
+def _load(name: str, values: flags.FlagValues, report) -> "LanguageModel":
+  from lm_jax.language_model import LanguageModel
+
+  environment.enable_compilation_cache()
+  model = LanguageModel.load(name, weights=values.weights, report=report, name="--model")
+  model.held.require_tokenizer(f"--model={name}")
+  return model
+
+
+def _show(model: "LanguageModel", settings: "Settings") -> None:
+  """Prints the first item of every task as it is asked, with what may come after it."""
+  from lm_jax import few_shot, few_shot_runs
+  from lm_jax.reader import ModelReader
+
+  reader = ModelReader(model.held)
+  for template, task in few_shot_runs.tasks(settings):
+    for seed in settings.seeds:
+      for one in few_shot.plan(task, reader, settings.shots, 1, seed, settings.too_long):
+        left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
+        print(f"----- {task.name}, template {template}, seed {seed}, {one.shots} shots ({left})")
+        for context in one.contexts:
+          print(context)
+        print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+  from rich.console import Console
+  from rich.table import Table
+
+  table = Table(box=None, header_style="bold")
+  for name in ("model", "task", "template", "shots", "seed", "metric"):
+    table.add_column(name)
+  for name in ("value", "± stderr", "chance", "items"):
+    table.add_column(name, justify="right")
+  for row in rows:
+    table.add_row(
+      Path(row["model"]).name, row["task"], row["prompt_id"], str(row["n_shots"]), _text(row["seed"], "d"),
+      row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]), str(row["n_items"]),
+    )  # fmt: skip
+  Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _text(value: float | None, form: str = ".4f") -> str:
+  return "" if value is None else format(value, form)
+
+
+COMMANDS = {
+  "evaluate": Command(
+    evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
+    (
+      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "workdir", "show_prompt",
+      "weights", "json", "quiet",
+    ), ("model", "tasks"), resumes=True,
+  ),
+}  # fmt: skip

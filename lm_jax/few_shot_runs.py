@@ -1,0 +1,248 @@
+"""A model on many tasks, templates, seeds and numbers of shots: each asked once, and kept.
+
+A folder of results holds
+
+    results.jsonl      a row for every metric of every (model, task, template, seed, shots)
+    cells/KEY.json     the rows of one of these
+    items/KEY.parquet  what the model made of every item: prompt's hash, log p of choices, answers, scores
+
+KEY is a hash of all that decides the numbers: the model, its weights, the task's texts, and the settings.
+What is there under its key is not computed again, whoever computed it; results.jsonl is made of all cells.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict
+from lm_jax.few_shot import Result, TooLong
+from lm_jax.pretrained import Pretrained
+from lm_jax.prompt_tasks import FewShotTask
+from lm_jax.reader import ModelReader, Reader
+from lm_jax.scores import Score
+from lm_jax.strict import ConfigError, require
+
+SEMANTICS = 1  # of the numbers; a change of their definition makes all keys others
+RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is asked.
+
+  Attributes:
+    tasks: names, .yaml files of definitions, or paths to labeled texts.
+    shots: numbers of demonstrations.
+    seeds: of the demonstrations; without any, a prompt is the same for all.
+    templates: of every task; ("all",): all that it has.
+    limit: items of a task at most, a fixed random choice; None: all.
+    split: "test", or "dev" to choose by.
+    too_long: what becomes of a prompt that is longer than the model's context: see `few_shot.plan`.
+  """
+
+  tasks: tuple[str, ...]
+  shots: tuple[int, ...] = (0,)
+  seeds: tuple[int, ...] = (0,)
+  templates: tuple[str, ...] = (prompt_tasks.DEFAULT,)
+  limit: int | None = None
+  split: str = "test"
+  too_long: TooLong = "drop"
+
+
+def check(s: Settings) -> None:
+  """Raises ConfigError for settings that are none, before a model is opened."""
+  require(len(s.tasks) > 0, "--tasks", "", "one task or more")
+  require(len(s.shots) > 0, "--shots", "", "one number or more, such as 0,1,4")
+  for name, values in (
+    ("tasks", s.tasks),
+    ("shots", s.shots),
+    ("seeds", s.seeds),
+    ("templates", s.templates),
+  ):
+    require(len(set(values)) == len(values), f"--{name}", ",".join(map(str, values)), "all different")
+  for k in s.shots:
+    require(k >= 0, "--shots", k, "0 or greater")
+  require(s.limit is None or s.limit > 0, "--limit", s.limit, "greater than 0")
+  require(s.split in ("test", "dev"), "--split", s.split, "test or dev")
+  require(s.too_long in ("drop", "refuse"), "--too_long", s.too_long, "drop or refuse")
+
+
+def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
+  """Returns (template, task) of all that is asked; raises ConfigError for what cannot be.
+
+  A task's demonstrations are drawn here once, so that too many shots are an error at once.
+  """
+  found = []
+  for name in s.tasks:
+    there = prompt_tasks.templates(name)
+    for template in there if s.templates == ("all",) else s.templates:
+      task = prompt_tasks.make(name, template, s.split)
+      for seed in s.seeds:
+        task.demonstrations(task.sample(1)[0], max(s.shots), seed)
+      found.append((template, task))
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+  """What is computed and kept together."""
+
+  key: str
+  task: FewShotTask
+  template: str
+  seed: int | None
+  shots: int
+
+
+def run(
+  p: Pretrained,
+  s: Settings,
+  *,
+  name: str,
+  folder: Path | None = None,
+  report: Report | None = None,
+  reader: Reader | None = None,
+) -> list[dict[str, Any]]:
+  """Returns the rows of all that is asked, in its order.
+
+  Args:
+    p: with its parameters on the device.
+    name: of the model, for the rows.
+    folder: of results; what is there is read, and what is missing is added.
+    report: takes a line about what is going on.
+    reader: instead of the model.
+  """
+  check(s)
+  asked = tasks(s)
+  reader = reader or ModelReader(p)
+  about, rows = _about(p, name), []
+  for template, task in asked:
+    cells = list(_cells(p, s, template, task))
+    kept = {cell.key: _kept(folder, cell.key) for cell in cells}
+    missing = [cell for cell in cells if kept[cell.key] is None]
+    for seed in dict.fromkeys(cell.seed for cell in missing):
+      together = [cell for cell in missing if cell.seed == seed]
+      for cell, found, results in _computed(task, reader, s, seed, together, report):
+        kept[cell.key] = [about | row for row in found]
+        if folder is not None:
+          _keep(folder, cell, kept[cell.key], results)
+    rows += [row for cell in cells for row in kept[cell.key]]
+  if folder is not None:
+    _compact(folder)
+  return rows
+
+
+def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iterator[_Cell]:
+  common = {
+    "semantics": SEMANTICS, "model": p.identity, "weights": quantize.kind(p.params), "task": task.digest,
+    "limit": s.limit, "split": s.split, "too_long": s.too_long, "context_length": p.model.context_length,
+  }  # fmt: skip
+  for k in s.shots:
+    # Without demonstrations there is nothing to draw.
+    for seed in s.seeds if k else (None,):
+      key = strict.digest({**common, "seed": seed, "shots": k}, 16)
+      yield _Cell(key, task, template, seed, k)
+
+
+def _computed(
+  task: FewShotTask,
+  reader: Reader,
+  s: Settings,
+  seed: int | None,
+  cells: Sequence[_Cell],
+  report: Report | None,
+) -> Iterator[tuple[_Cell, list[dict[str, Any]], list[Result]]]:
+  """Yields (cell, its rows, its items) of one task and seed, all shots of which are read in one pass."""
+  shots = [cell.shots for cell in cells]
+  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long)
+  results = few_shot.ask(task, reader, asked)
+  for cell in cells:
+    of_shots = [result for result in results if result.asked.shots == cell.shots]
+    total = sum(one.shots == cell.shots for one in asked)
+    left_out = total - len(of_shots)
+    if report is not None and left_out:
+      report(f"{task.name}, {cell.shots} shots: {left_out} of {total} items are too long for the model")
+    yield cell, _rows(cell, s, few_shot.means(task, of_shots, cell.shots), of_shots, left_out), of_shots
+
+
+def _rows(
+  cell: _Cell, s: Settings, scores: Sequence[Score], results: Sequence[Result], left_out: int
+) -> list[dict[str, Any]]:
+  used = [len(result.asked.demonstrations or ()) for result in results]
+  common = {
+    "key": cell.key, "task": cell.task.name, "split": s.split, "n_shots": cell.shots, "seed": cell.seed,
+    "prompt_id": cell.template, "n_left_out": left_out,
+    "mean_shots": sum(used) / len(used) if used else None,
+  }  # fmt: skip
+  return [
+    common
+    | {"metric": x.metric, "value": x.value, "stderr": x.stderr, "n_items": x.n_items, "chance": x.chance}
+    for x in scores
+  ]
+
+
+def _about(p: Pretrained, name: str) -> dict[str, Any]:
+  count = scaling.count_params(p.model)
+  return {
+    "model": name, "cell_id": strict.digest(p.identity), "family": p.family, "params_total": count.total,
+    "params_nonembedding": count.nonembedding, "step": p.step or None, **records.provenance(),
+  }  # fmt: skip
+
+
+# --- what is kept -------------------------------------------------------------------------------------
+
+
+def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
+  path = None if folder is None else folder / CELLS / f"{key}.json"
+  if path is None or not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ConfigError(f"{path}: is not JSON ({error}); delete it to have it computed again") from None
+
+
+def _keep(folder: Path, cell: _Cell, rows: Sequence[dict[str, Any]], results: Sequence[Result]) -> None:
+  """Writes the items first: where its rows are, a cell is whole."""
+  where = {"task": cell.task.name, "prompt_id": cell.template, "seed": cell.seed, "n_shots": cell.shots}
+  table = pandas.DataFrame([where | _of_item(result) for result in results])
+  with _written(folder / ITEMS / f"{cell.key}.parquet") as path:
+    table.to_parquet(path, index=False)
+  with _written(folder / CELLS / f"{cell.key}.json") as path:
+    path.write_text(json.dumps(rows, allow_nan=False), encoding="utf-8")
+
+
+def _of_item(result: Result) -> dict[str, Any]:
+  asked = result.asked
+  return {
+    "item": asked.item.id, "prompt_hash": asked.digest,
+    "demonstrations": [other.id for other in asked.demonstrations or ()],
+    "gold": asked.item.gold if asked.item.choices else None, "log_p": list(result.log_p),
+    "num_tokens": list(result.num_tokens), "written": list(result.written), **result.scores,
+  }  # fmt: skip
+
+
+def _compact(folder: Path) -> None:
+  paths = sorted((folder / CELLS).glob("*.json"))
+  lines = [json.dumps(row) + "\n" for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
+  with _written(folder / RESULTS) as path:
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+  """Yields a path beside it that becomes `path`, whole, at the end."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    yield beside
+    os.replace(beside, path)
+  finally:
+    beside.unlink(missing_ok=True)

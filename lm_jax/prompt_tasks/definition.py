@@ -1,0 +1,157 @@
+"""What a task is, as a person writes it down: where its rows are, and how one is asked and answered.
+
+A definition is a YAML file (or a table of `known.py`). This is a whole one:
+
+    kind: choice
+    train: reviews/train.jsonl
+    test: reviews/test.jsonl
+    query: "Review: {{text}}\\nSentiment:"
+    choices: [negative, positive]
+    gold: label
+
+Texts are Jinja templates over the fields of a row. What picks a value (`gold`, `references`, `choices` where
+it is no list) is a Jinja expression: `label`, `answers[0]`, `label|int + 1`. Both run in Jinja's sandbox.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lm_jax import strict
+from lm_jax.strict import ConfigError, did_you_mean, nearest, require
+
+Kind = Literal["choice", "continuation", "generation", "code"]
+KINDS: dict[str, str] = {
+  "choice": "one of several texts is the right one, and the likeliest is what the model answers",
+  "continuation": "a text goes on in one way, whose likelihood is measured: language modeling",
+  "generation": "the model writes an answer, which is compared with references",
+  "code": "the model writes code, which tests of the row are run on",
+}
+# What each kind must be told beside `test` and `query`.
+NEEDED = {
+  "choice": ("gold",),
+  "continuation": ("answer",),
+  "generation": ("answer",),
+  "code": ("answer", "program"),
+}
+DEFAULT = "default"  # the name of the template that a definition itself is
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """How a row is asked: what of a prompt may differ between templates of one task.
+
+  A prompt is the description, the demonstrations and the query, `separator` between them. A demonstration is
+  a query, `gap` and its answer.
+  """
+
+  query: str = ""  # ends where the answer begins, without the gap
+  answer: str | None = None  # of a demonstration; of a choice: the right one
+  choices: str | tuple[str, ...] | None = None  # texts, or an expression; of neither: all golds there are
+  # Of choices that complete a text in its middle (Winograd schemas): an expression, a text for each choice,
+  # which all go on with `answer`.
+  contexts: str | None = None
+  description: str = ""
+  separator: str = "\n\n"
+  gap: str = " "
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition(Template):
+  """A task; its own fields of Template are the template "default"."""
+
+  name: str = ""  # default: the file's
+  kind: Kind = "choice"
+  test: str = ""  # file of the rows that are asked: .jsonl, .json, .csv or .tsv, or one of these with .gz
+  train: str | None = None  # of demonstrations; those of `test`, less the one that is asked
+  dev: str | None = None  # what templates are chosen on
+  columns: tuple[str, ...] | None = None  # of .csv and .tsv without a line of names
+  records: str | None = None  # of .json: the field that holds the rows
+  id: str | None = None  # expression; default: a hash of the row
+  gold: str | None = None  # expression: of a choice, the index of the right one, or its text
+  references: str | None = None  # expression: answers that are right; default: the one
+  program: str | None = None  # of code: what is run, with `completion` for what the model wrote
+  stop: tuple[str, ...] = ("\n",)  # what a written answer ends before
+  max_new_tokens: int = 64
+  balanced: bool = True  # demonstrations are of every gold as many
+  metrics: tuple[str, ...] = ()  # beside those of the kind
+  templates: Mapping[str, Template] = dataclasses.field(default_factory=dict)
+
+  def template(self, name: str) -> Template:
+    """Returns a template by its name; raises ConfigError."""
+    if name == DEFAULT:
+      return Template(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Template)})
+    if name not in self.templates:
+      raise ConfigError(
+        f"task {self.name!r}: template {name!r}: no such one{nearest(name, (DEFAULT, *self.templates))}"
+      )
+    return self.templates[name]
+
+
+def from_mapping(mapping: Mapping[str, Any], where: str) -> Definition:
+  """Strictly makes a definition; fields of a template that are not given are the task's own.
+
+  Args:
+    where: what errors say that they are about.
+  """
+  if not hasattr(mapping, "items"):
+    raise ConfigError(f"{where}: must be a group of fields (query, test, kind, ...)")
+  given = dict(mapping.items())
+  named = given.pop("templates", {})
+  if not hasattr(named, "items"):
+    raise ConfigError(f"{where}.templates={named!r}: must be a group of templates by their names")
+  base = strict.from_mapping(Definition, given, where)
+  own = {f.name: getattr(base, f.name) for f in dataclasses.fields(Template)}
+  templates = {
+    str(name): strict.from_mapping(Template, own | dict(fields.items()), f"{where}.templates.{name}")
+    for name, fields in named.items()
+  }
+  if DEFAULT in templates:
+    raise ConfigError(f"{where}.templates.{DEFAULT}: is the name of the task's own fields; give it another")
+  definition = dataclasses.replace(base, templates=templates)
+  _check(definition, where)
+  return definition
+
+
+def _check(d: Definition, where: str) -> None:
+  require(bool(d.test), f"{where}.test", d.test, "a file of rows")
+  require(d.max_new_tokens > 0, f"{where}.max_new_tokens", d.max_new_tokens, "greater than 0")
+  for name, t in {"": d, **{f".templates.{name}": t for name, t in d.templates.items()}}.items():
+    asked = bool(t.query) != (t.contexts is not None)
+    require(asked, f"{where}{name}.query", t.query, "a template of text, or else `contexts` given")
+    for field in NEEDED[d.kind]:
+      value = getattr(t, field, getattr(d, field))
+      require(value is not None, f"{where}{name}.{field}", value, f"given for a task of kind {d.kind}")
+    require(
+      d.kind == "choice" or t.choices is None, f"{where}{name}.choices", t.choices, "of kind choice only"
+    )
+    if t.contexts is not None:
+      require(t.answer is not None, f"{where}{name}.answer", t.answer, "given: contexts go on with it")
+
+
+def read(path: Path) -> Definition:
+  """Reads a YAML file; names of files in it are beside it."""
+  import yaml
+
+  try:
+    mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+  except (OSError, UnicodeDecodeError) as error:
+    raise ConfigError(f"task {path}: cannot be read ({error})") from None
+  except yaml.YAMLError as error:
+    mark = getattr(error, "problem_mark", None)
+    line = "" if mark is None else f" line {mark.line + 1}"
+    raise ConfigError(f"task {path}{line}: is not YAML ({getattr(error, 'problem', error)})") from None
+  d = from_mapping(mapping, f"task {path}")
+  return dataclasses.replace(placed(d, path.parent, f"task {path}"), name=d.name or path.stem)
+
+
+def placed(d: Definition, folder: Path, where: str) -> Definition:
+  """Returns a definition whose files are those of a folder, which must be there."""
+  files = {name: getattr(d, name) for name in ("test", "train", "dev") if getattr(d, name)}
+  for name, file in files.items():
+    path = folder / file
+    if not path.is_file():
+      around = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+      raise ConfigError(f"{where}.{name}={file!r}: no such file{did_you_mean(path.name, around)}")
+  return dataclasses.replace(d, **{name: str(folder / file) for name, file in files.items()})

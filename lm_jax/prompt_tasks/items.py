@@ -1,0 +1,149 @@
+"""Items, the demonstrations before them, and the prompts that both make.
+
+What stands in a prompt is a function of the task, the seed, the item and the number of shots, and of nothing
+else: every model sees the same prompts, in any order and on any machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_jax.strict import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A question; a demonstration is the query and its answer.
+
+  Attributes:
+    query: what is read, without a space at its end.
+    choices: what may come after it, each with what separates it from the query. Of a text that goes on in one
+      way, that one. None where the model writes.
+    gold: index of the right one.
+    contexts: of choices that come after different texts: the query of each.
+    references: of a written answer, those that are right.
+    written: of a written answer, how a demonstration goes on.
+    fields: of the row.
+  """
+
+  id: str
+  query: str
+  choices: tuple[str, ...] = ()
+  gold: int = 0
+  contexts: tuple[str, ...] | None = None
+  references: tuple[str, ...] = ()
+  written: str | None = None
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+  @property
+  def answered(self) -> str:
+    if self.written is not None:
+      return self.query + self.written
+    return self.context(self.gold) + self.choices[self.gold]
+
+  def context(self, choice: int) -> str:
+    """Returns the query that a choice comes after."""
+    return self.query if self.contexts is None else self.contexts[choice]
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotTask:
+  """Items to score, and a pool that demonstrations are drawn from.
+
+  Attributes:
+    kind: of definition.KINDS.
+    template: the name of how it is asked; None where there is one way only.
+    balanced: whether demonstrations are of every gold as many.
+  """
+
+  name: str
+  items: tuple[Item, ...]
+  pool: tuple[Item, ...]
+  separator: str = "\n\n"
+  description: str = ""
+  kind: str = "choice"
+  template: str | None = None
+  balanced: bool = True
+  stop: tuple[str, ...] = ("\n",)
+  max_new_tokens: int = 64
+  metrics: tuple[str, ...] = ()
+  program: str | None = None
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """A hash of all that decides what is asked."""
+    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("items", "pool")}
+    hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+    for item in (*self.items, None, *self.pool):
+      asked = None if item is None else [item.id, item.answered, item.choices, item.contexts, item.references]
+      if item is not None and self.program is not None:
+        asked.append(item.fields)  # tests are among them
+      hashes.update(json.dumps(asked).encode())
+    return hashes.hexdigest()[:16]
+
+  @functools.cached_property
+  def by_answer(self) -> dict[int, list[Item]]:
+    """The pool by its golds, in an order that is no file's."""
+    pool = sorted(self.pool, key=lambda item: item.id)
+    if not self.balanced:
+      return {0: pool}
+    golds = sorted({item.gold for item in pool})
+    return {gold: [item for item in pool if item.gold == gold] for gold in golds}
+
+  def demonstrations(self, item: Item, shots: int, seed: int) -> list[Item]:
+    """Returns `shots` other items, of every answer as many, or one more of some.
+
+    Those of fewer shots are the first of those of more.
+    """
+    if not shots:
+      return []
+    rounds = math.ceil(shots / max(1, len(self.by_answer)))
+    drawn = {gold: self._draw(item, gold, rounds, seed) for gold in self.by_answer}
+    golds = [
+      gold
+      for r in range(rounds)
+      for gold in sorted(drawn, key=lambda gold, r=r: hashed(self.name, seed, item.id, "round", r, gold))
+    ]
+    remaining = {gold: iter(demonstrations) for gold, demonstrations in drawn.items()}
+    return [next(remaining[gold]) for gold in golds[:shots]]
+
+  def _draw(self, item: Item, gold: int, count: int, seed: int) -> list[Item]:
+    candidates = [other for other in self.by_answer[gold] if other.id != item.id]
+    there = len({other.id for other in candidates})
+    if there < count:
+      of = f" of answer {gold}" if len(self.by_answer) > 1 else ""
+      raise ConfigError(f"few-shot task {self.name!r}: has {there} examples{of}, shots need {count}")
+    drawn: dict[str, Item] = {}
+    draw = 0
+    while len(drawn) < count:
+      # Drawn again where it was drawn before, so that more shots only add to fewer.
+      other = candidates[hashed(self.name, seed, item.id, gold, draw) % len(candidates)]
+      drawn.setdefault(other.id, other)
+      draw += 1
+    return list(drawn.values())
+
+  def context(self, item: Item, demonstrations: Sequence[Item], choice: int = 0) -> str:
+    """Returns a prompt: what the model reads before an answer, or before a choice."""
+    answered = [other.answered for other in demonstrations]
+    first = [self.description] if self.description else []
+    return self.separator.join([*first, *answered, item.context(choice) if item.contexts else item.query])
+
+  def prompt(self, item: Item, shots: int, seed: int) -> str:
+    """Returns the description, the demonstrations, answered, and the query."""
+    return self.context(item, self.demonstrations(item, shots, seed))
+
+  def sample(self, count: int | None) -> list[Item]:
+    """Returns a fixed random choice of items, at most `count`; a smaller one is the beginning of a larger."""
+    return sorted(self.items, key=lambda item: (hashed(self.name, item.id), item.id))[:count]
+
+
+def text_id(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hashed(*words: Any) -> int:
+  return int.from_bytes(hashlib.sha256("\0".join(map(str, words)).encode()).digest()[:8], "big")

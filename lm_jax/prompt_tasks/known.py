@@ -1,0 +1,274 @@
+"""Tasks that are known by name: how rows of published data sets are asked.
+
+Their files are not part of lm_jax: they lie in $LM_JAX_SHARED/data/tasks, a folder each. Prompts are our own
+unless a comment says whose; forms "query, choices, gold" and "context, continuation" are llm-foundry's, whose
+rows have the prompt built in.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lm_jax.prompt_tasks.row_files import Row
+from lm_jax.strict import ConfigError
+
+_SPLITS = {"train": "train.jsonl", "dev": "valid.jsonl", "test": "test.jsonl"}
+_CHOICES = {
+  "kind": "choice",
+  "test": "data.jsonl",
+  "query": "{{query}}",
+  "choices": "choices",
+  "gold": "gold",
+}
+_CONTINUES = {
+  "kind": "continuation",
+  "test": "data.jsonl",
+  "query": "{{context}}",
+  "answer": "{{continuation}}",
+}
+
+
+def _sentiment(what: str, **fields: Any) -> dict[str, Any]:
+  """Sentiment of a sentence, in words that people have used for it."""
+  return {
+    "kind": "choice", "query": f"{what}: {{{{text}}}}\nSentiment:", "choices": ["negative", "positive"],
+    "gold": "label", "id": "text",
+    "templates": {
+      "great": {"query": "{{text}}\nAll in all, it was", "choices": ["terrible", "great"]},  # LM-BFF's words
+      "question": {
+        "query": f"{what}: {{{{text}}}}\nQuestion: Is this {what.lower()} positive or negative?\nAnswer:",
+      },
+      "described": {
+        "description": f"Say whether the {what.lower()} is positive or negative.",
+        "query": "{{text}} =>", "separator": "\n",
+      },
+    },
+  } | _SPLITS | fields  # fmt: skip
+
+
+def _translation(source: str, target: str, a: str, b: str, **fields: Any) -> dict[str, Any]:
+  return {
+    "kind": "generation", "query": f"{source}: {{{{{a}}}}}\n{target}:", "answer": f"{{{{{b}}}}}",
+    "metrics": ["bleu", "chrf"], "max_new_tokens": 128,
+    "templates": {
+      "described": {"description": f"Translate {source} to {target}."},
+      "arrow": {"query": f"{{{{{a}}}}} =", "separator": "\n"},  # GPT-3's (arXiv:2005.14165, appendix G)
+    },
+  } | fields  # fmt: skip
+
+
+_READING = {
+  "kind": "generation", "query": "{{context}}\nQuestion: {{question}}\nAnswer:", "answer": "{{answers[0]}}",
+  "references": "answers", "metrics": ["quasi_exact_match", "f1"], "max_new_tokens": 32, "id": "id",
+}  # fmt: skip
+_ARC = _CHOICES | {"query": "{{query}}\nAnswer:"}
+_BBH = (
+  "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages",
+  "formal_fallacies", "geometric_shapes", "hyperbaton", "logical_deduction_five_objects",
+  "logical_deduction_seven_objects", "logical_deduction_three_objects", "movie_recommendation",
+  "multistep_arithmetic_two", "navigate", "object_counting", "penguins_in_a_table",
+  "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
+  "sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects",
+  "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies",
+  "word_sorting",
+)  # fmt: skip
+_BIGBENCH_CHOICES = (
+  "conceptual_combinations", "logical_deduction", "misconceptions", "novel_concepts", "strategy_qa",
+  "understanding_fables",
+)  # fmt: skip
+_BIGBENCH_CONTINUES = (
+  "conlang_translation", "cs_algorithms", "dyck_languages", "operators", "repeat_copy_logic",
+  "simple_arithmetic",
+)  # fmt: skip
+
+# {name: (folder, definition)}
+KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
+  # Sentiment, topic, intent.
+  "mr": ("mr", _sentiment("Review")),
+  "cr": ("cr", _sentiment("Review")),
+  "poem_sentiment": (
+    "poem_sentiment",
+    _sentiment(
+      "Verse", train="train.tsv", dev="dev.tsv", test="test.tsv", columns=["id", "text", "label"],
+      choices=["negative", "no impact", "positive", "mixed"], gold="label|int + 1", templates={},
+    ),
+  ),
+  "subj": (
+    "subj",
+    _SPLITS | {
+      "kind": "choice", "query": "Sentence: {{text}}\nType:", "choices": ["objective", "subjective"],
+      "gold": "label", "id": "text",
+    },
+  ),
+  "banking77": (
+    "banking77",
+    {
+      "kind": "choice", "train": "train.csv", "test": "test.csv", "query": "Query: {{text}}\nIntent:",
+      "gold": "category.replace('_', ' ')", "balanced": False,
+    },
+  ),
+  "clinc150": (
+    "clinc150",
+    {
+      "kind": "choice", "train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl",
+      "query": "Query: {{text}}\nIntent:", "gold": "label.replace('_', ' ')", "balanced": False,
+    },
+  ),
+  # Questions.
+  "boolq": ("boolq", _ARC),
+  "arc_easy": ("arc_easy", _ARC),
+  "arc_challenge": ("arc_challenge", _ARC),
+  "commonsense_qa": ("commonsense_qa", _CHOICES),
+  "pubmed_qa": (
+    "pubmed_qa",
+    {
+      "kind": "choice", "test": "data.jsonl", "query": "{{context.rstrip()}}",
+      "choices": ["yes", "no", "maybe"], "gold": "continuation", "balanced": False,
+    },
+  ),
+  "mmlu_lite": (
+    "mmlu_lite",
+    {
+      "kind": "choice", "train": "dev.jsonl", "test": "test_25_per_subject.jsonl",
+      # Hendrycks et al. (arXiv:2009.03300): letters are the choices.
+      "query": "{{question}}\n{% for c in choices %}{{'ABCD'[loop.index0]}}. {{c}}\n{% endfor %}Answer:",
+      "choices": ["A", "B", "C", "D"], "gold": "answer",
+      "templates": {"cloze": {"query": "Question: {{question}}\nAnswer:", "choices": "choices"}},
+    },
+  ),
+  "nq_open": (
+    "nq_open",
+    {
+      "kind": "generation", "test": "NQ-open.dev.jsonl", "query": "Q: {{question}}?\nA:",
+      "answer": "{{answer[0]}}", "references": "answer", "metrics": ["quasi_exact_match", "f1"],
+      "max_new_tokens": 32,
+    },
+  ),
+  "xquad_en": ("xquad", _READING | {"test": "xquad.en.jsonl"}),
+  "xquad_de": (
+    "xquad", _READING | {"test": "xquad.de.jsonl", "query": "{{context}}\nFrage: {{question}}\nAntwort:"}
+  ),
+  # Common sense, the last word.
+  "winogrande": (
+    "winogrande",
+    {
+      "kind": "choice", "test": "data.jsonl", "contexts": "context_options", "answer": "{{continuation}}",
+      "gold": "gold", "separator": "\n\n",
+    },
+  ),
+  "lambada": ("lambada", _CONTINUES),
+  # Reasoning.
+  "gsm8k": (
+    "gsm8k",
+    {
+      "kind": "generation", "train": "train_2500.jsonl", "test": "test.jsonl",
+      "query": "Question: {{question}}\nAnswer:", "answer": "{{answer}}", "metrics": ["final_number"],
+      "max_new_tokens": 256, "stop": ["\n\nQuestion:", "\n\n"],
+      "templates": {
+        "direct": {"answer": "{{answer.split('####')[1].strip()}}"},  # without a chain of thought
+      },
+    },
+  ),
+  "aqua": (
+    "aqua",
+    {
+      "kind": "generation", "test": "data.jsonl", "query": "Question: {{context}}\nAnswer:",
+      "answer": "{{answer}}", "metrics": ["quasi_exact_match"],
+    },
+  ),
+  **{
+    f"bbh_{name}": (
+      "bbh",
+      {
+        "kind": "generation", "test": f"bbh/{name}.json", "records": "examples", "query": "Q: {{input}}\nA:",
+        "answer": "{{target}}", "metrics": ["exact_match"], "max_new_tokens": 32,
+      },
+    )
+    for name in _BBH
+  },
+  **{
+    f"bigbench_{name}": (
+      "bigbench_lite", _CHOICES | {"test": f"bigbench_{name}.jsonl", "query": "{{query.rstrip()}}"}
+    )
+    for name in _BIGBENCH_CHOICES
+  },
+  **{
+    f"bigbench_{name}": ("bigbench_lite", _CONTINUES | {"test": f"bigbench_{name}.jsonl"})
+    for name in _BIGBENCH_CONTINUES
+  },
+  # Translation, summarization, dialogue.
+  "tatoeba_en_de": ("tatoeba_en_de", _SPLITS | _translation("English", "German", "en", "de")),
+  **{
+    f"ntrex_en_{code}": (
+      "ntrex", _translation("English", language, "en", code, test="ntrex_en_de_fr_es.jsonl")
+    )
+    for code, language in (("de", "German"), ("fr", "French"), ("es", "Spanish"))
+  },
+  "scitldr": (
+    "scitldr",
+    {
+      "kind": "generation", "train": "train.jsonl", "dev": "dev.jsonl", "test": "test.jsonl",
+      "id": "paper_id", "query": "Abstract: {{source|map('trim')|join(' ')}}\nTL;DR:",
+      "answer": "{{target[0].strip()}}", "references": "target", "metrics": ["rouge1", "rouge2", "rougeL"],
+    },
+  ),
+  "qmsum_spans": (
+    "qmsum_spans",
+    {
+      "kind": "generation", "test": "product_test_spans.jsonl",
+      "query": "Meeting:\n{{transcript.strip()}}\n\nQuestion: {{query}}\nSummary:", "answer": "{{summary}}",
+      "metrics": ["rouge1", "rouge2", "rougeL"], "max_new_tokens": 128,
+    },
+  ),
+  "sgd": (
+    "sgd",
+    {
+      "kind": "generation", "train": "train.jsonl", "dev": "dev.jsonl", "test": "test.jsonl", "id": "id",
+      "query": "{% for t in before %}{{'User' if t.speaker == 'USER' else 'Assistant'}}: {{t.utterance}}\n"
+      "{% endfor %}Assistant:",
+      "answer": "{{utterance}}", "metrics": ["bleu", "f1"],
+    },
+  ),
+  # Code.
+  "humaneval": (
+    "humaneval",
+    {
+      "kind": "code", "test": "HumanEval.jsonl.gz", "query": "{{prompt}}", "gap": "", "id": "task_id",
+      "answer": "{{canonical_solution}}", "max_new_tokens": 384,
+      "program": "{{prompt}}{{completion}}\n{{test}}\ncheck({{entry_point}})\n",
+      # Chen et al. (arXiv:2107.03374, section 2.1).
+      "stop": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+    },
+  ),
+  "mbpp": (
+    "mbpp",
+    {
+      "kind": "code", "test": "mbpp.jsonl", "gap": "", "id": "task_id", "max_new_tokens": 384,
+      # Austin et al. (arXiv:2108.07732, section 3): the tests are part of the question.
+      "query": "You are an expert Python programmer, and here is your task: {{text}} Your code should pass "
+      "these tests:\n\n{{test_list|join('\\n')}}\n[BEGIN]\n",
+      "answer": "{{code.replace('\\r\\n', '\\n')}}\n[DONE]",
+      "program": "{{completion}}\n{{test_setup_code}}\n{{test_list|join('\\n')}}\n", "stop": ["[DONE]"],
+    },
+  ),
+}  # fmt: skip
+
+
+def answered_turns(rows: list[Row]) -> list[Row]:
+  """Makes a row of each answer of the system in a dialogue, with the turns before it."""
+  found = []
+  for row in rows:
+    turns = row.fields.get("turns")
+    if not isinstance(turns, list):
+      raise ConfigError(f"{row.where}: has no list of 'turns'")
+    for i, turn in enumerate(turns):
+      if turn["speaker"] == "SYSTEM":
+        fields = {
+          "id": f"{row.fields['dialogue_id']}/{i}",
+          "before": turns[:i],
+          "utterance": turn["utterance"],
+        }
+        found.append(Row(f"{row.where} turn {i + 1}", fields))
+  return found
+
+
+ADAPT = {"sgd": answered_turns}
