@@ -18,6 +18,7 @@ LEVELS = {
     "__init__", "config", "decode_config", "devices", "environment", "finetune_config", "lm_eval_plugin",
     "model_config", "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores",
     "startup", "strict", "task_configs", "text_config", "tokenizers", "generation_config",
+    "uncertainty",
   ),
   1: ("chat_template", "data", "shared_prefixes"),
   2: (
