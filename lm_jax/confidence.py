@@ -58,7 +58,7 @@ class Abstention:
   Attributes:
     score: mean of the items' scores, with its standard error.
     coverage: share of questions answered.
-    accuracy: share of questions answered exactly where there is an answer.
+    accuracy: share of questions that are answered if, and only if, they have an answer.
     f1: of leaving questions unanswered, unanswerable ones being the positives; None where there are neither.
   """
 

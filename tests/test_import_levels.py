@@ -22,8 +22,8 @@ LEVELS = {
   ),
   1: ("chat_template", "data", "shared_prefixes"),
   2: (
-    "attention", "confidence", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives",
-    "optimizer", "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
+    "answer_metrics", "attention", "confidence", "kernels", "kv_cache", "layers", "lora", "metrics", "model",
+    "objectives", "optimizer", "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed",
