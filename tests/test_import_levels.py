@@ -18,11 +18,12 @@ LEVELS = {
     "__init__", "config", "decode_config", "devices", "environment", "finetune_config", "lm_eval_plugin",
     "model_config", "parametrization", "presets", "records", "rundir", "scaling", "schedule", "scores",
     "startup", "strict", "task_configs", "text_config", "tokenizers", "generation_config",
+    "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (
-    "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives", "optimizer",
-    "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
+    "answer_metrics", "attention", "confidence", "kernels", "kv_cache", "layers", "lora", "metrics", "model",
+    "objectives", "optimizer", "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed",
