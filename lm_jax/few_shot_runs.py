@@ -21,7 +21,8 @@ from typing import Any
 import pandas
 
 from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict
-from lm_jax.few_shot import Result, TooLong
+from lm_jax.data.progress import Progress
+from lm_jax.few_shot import Asked, Result, RunCode, TooLong, Writing
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask
 from lm_jax.reader import ModelReader, Reader
@@ -45,6 +46,7 @@ class Settings:
     limit: items of a task at most, a fixed random choice; None: all.
     split: "test", or "dev" to choose by.
     too_long: what becomes of a prompt that is longer than the model's context: see `few_shot.plan`.
+    writing: how answers are written, where a task asks for it.
   """
 
   tasks: tuple[str, ...]
@@ -54,6 +56,7 @@ class Settings:
   limit: int | None = None
   split: str = "test"
   too_long: TooLong = "drop"
+  writing: Writing = Writing()
 
 
 def check(s: Settings) -> None:
@@ -72,6 +75,11 @@ def check(s: Settings) -> None:
   require(s.limit is None or s.limit > 0, "--limit", s.limit, "greater than 0")
   require(s.split in ("test", "dev"), "--split", s.split, "test or dev")
   require(s.too_long in ("drop", "refuse"), "--too_long", s.too_long, "drop or refuse")
+  w = s.writing
+  require(w.samples > 0, "--samples", w.samples, "greater than 0")
+  require(w.temperature >= 0, "--temperature", w.temperature, "0 or greater")
+  drawn = w.temperature > 0 or w.samples == 1
+  require(drawn, "--samples", w.samples, "1 at --temperature=0, where all samples are the same one")
 
 
 def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
@@ -108,6 +116,8 @@ def run(
   name: str,
   folder: Path | None = None,
   report: Report | None = None,
+  quiet: bool = False,
+  run_code: RunCode | None = None,
   reader: Reader | None = None,
 ) -> list[dict[str, Any]]:
   """Returns the rows of all that is asked, in its order.
@@ -117,10 +127,14 @@ def run(
     name: of the model, for the rows.
     folder: of results; what is there is read, and what is missing is added.
     report: takes a line about what is going on.
+    quiet: show no progress.
+    run_code: see `few_shot.ask`.
     reader: instead of the model.
   """
   check(s)
   asked = tasks(s)
+  for _, task in asked:
+    few_shot.check_code(task, run_code is not None)
   reader = reader or ModelReader(p)
   about, rows = _about(p, name), []
   for template, task in asked:
@@ -129,7 +143,8 @@ def run(
     missing = [cell for cell in cells if kept[cell.key] is None]
     for seed in dict.fromkeys(cell.seed for cell in missing):
       together = [cell for cell in missing if cell.seed == seed]
-      for cell, found, results in _computed(task, reader, s, seed, together, report):
+      computed = _computed(task, reader, s, seed, together, report, quiet, run_code)
+      for cell, found, results in computed:
         kept[cell.key] = [about | row for row in found]
         if folder is not None:
           _keep(folder, cell, kept[cell.key], results)
@@ -144,6 +159,8 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
     "semantics": SEMANTICS, "model": p.identity, "weights": quantize.kind(p.params), "task": task.digest,
     "limit": s.limit, "split": s.split, "too_long": s.too_long, "context_length": p.model.context_length,
   }  # fmt: skip
+  if task.kind in ("generation", "code"):
+    common["writing"] = dataclasses.asdict(s.writing)
   for k in s.shots:
     # Without demonstrations there is nothing to draw.
     for seed in s.seeds if k else (None,):
@@ -158,11 +175,15 @@ def _computed(
   seed: int | None,
   cells: Sequence[_Cell],
   report: Report | None,
+  quiet: bool,
+  run_code: RunCode | None,
 ) -> Iterator[tuple[_Cell, list[dict[str, Any]], list[Result]]]:
   """Yields (cell, its rows, its items) of one task and seed, all shots of which are read in one pass."""
   shots = [cell.shots for cell in cells]
   asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long)
-  results = few_shot.ask(task, reader, asked)
+  what = f"{task.name}, {', '.join(map(str, shots))} shots"
+  with Progress(what, _num_answers(asked, s.writing), quiet=quiet, unit="answers") as bar:
+    results = few_shot.ask(task, reader, asked, writing=s.writing, run_code=run_code, progress=bar.advance)
   for cell in cells:
     of_shots = [result for result in results if result.asked.shots == cell.shots]
     total = sum(one.shots == cell.shots for one in asked)
@@ -170,6 +191,11 @@ def _computed(
     if report is not None and left_out:
       report(f"{task.name}, {cell.shots} shots: {left_out} of {total} items are too long for the model")
     yield cell, _rows(cell, s, few_shot.means(task, of_shots, cell.shots), of_shots, left_out), of_shots
+
+
+def _num_answers(asked: Sequence[Asked], writing: Writing) -> int:
+  there = [one.item for one in asked if one.demonstrations is not None]
+  return sum(len(item.choices) or writing.samples for item in there)
 
 
 def _rows(
@@ -225,7 +251,8 @@ def _of_item(result: Result) -> dict[str, Any]:
     "item": asked.item.id, "prompt_hash": asked.digest,
     "demonstrations": [other.id for other in asked.demonstrations or ()],
     "gold": asked.item.gold if asked.item.choices else None, "log_p": list(result.log_p),
-    "num_tokens": list(result.num_tokens), "written": list(result.written), **result.scores,
+    "num_tokens": list(result.num_tokens), "written": list(result.written),
+    "outcomes": list(result.outcomes), **result.scores,
   }  # fmt: skip
 
 

@@ -1,21 +1,21 @@
 """What few-shot evaluation asks of a model: likelihoods, written answers, and whether a prompt fits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from lm_jax import text_generation
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
-from lm_jax.scorer import CausalScorer, Likelihood, PseudoScorer
+from lm_jax.scorer import CausalScorer, Likelihood, Progress, PseudoScorer
 from lm_jax.strict import ConfigError
-
-Progress = Callable[[int], None]  # takes how many answers are written
 
 
 class Reader(Protocol):
   """A model, or what stands for one."""
 
-  def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]: ...
+  def loglikelihood(
+    self, requests: Sequence[tuple[str, str]], progress: Progress | None
+  ) -> list[Likelihood]: ...
 
   def excess(self, requests: Sequence[tuple[str, str | int]]) -> list[int]:
     """Returns by how many tokens each (context, what comes after) is too long, 0 or less where it fits.
@@ -43,8 +43,10 @@ class ModelReader:
     # A causal model does not read the last token of what it scores; around an encoder's text are two more.
     self._room = p.model.context_length + 1 - len(p.begin) if p.model.causal else p.model.context_length - 2
 
-  def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
-    return self._scorer.loglikelihood(requests)
+  def loglikelihood(
+    self, requests: Sequence[tuple[str, str]], progress: Progress | None = None
+  ) -> list[Likelihood]:
+    return self._scorer.loglikelihood(requests, progress)
 
   def excess(self, requests: Sequence[tuple[str, str | int]]) -> list[int]:
     texts = [context + (after if isinstance(after, str) else "") for context, after in requests]
@@ -59,5 +61,6 @@ class ModelReader:
     if not p.model.causal:
       raise ConfigError("evaluate: an encoder writes no text; give it tasks of choices")
     rows = [[*p.begin, *ids] for ids in self._tokenizer.encode_batch(contexts)]
-    found = text_generation.generate(p, rows, g, progress=progress)
+    # There it is called with how many are finished altogether.
+    found = text_generation.generate(p, rows, g, progress=progress and (lambda _: progress(1)))
     return [[one.text for one in of] for of in found]

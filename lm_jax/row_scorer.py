@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,7 +47,8 @@ class RowScorer:
     self._cost = cost_of(config)
     self.tokens_read = 0
 
-  def __call__(self, rows: Sequence[Row]) -> list[Scored]:
+  def __call__(self, rows: Sequence[Row], done: Callable[[int], None] | None = None) -> list[Scored]:
+    """Returns what the rows score; `done` is called with the index of each, as it is."""
     results: list[Scored | None] = [None] * len(rows)
     jobs = _jobs(self._plan(rows), rows, self._config, self._cost)
     for _, of_group in itertools.groupby(jobs, key=lambda job: id(job.group)):
@@ -56,6 +57,8 @@ class RowScorer:
       for job in of_group:
         for row, scored in self._run(job, cache):
           results[row] = scored
+          if done is not None:
+            done(row)
     return results
 
   def _plan(self, rows: Sequence[Row]) -> list[Group]:

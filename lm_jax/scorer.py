@@ -5,8 +5,9 @@ context go to the continuation, both are encoded as one text, and what follows t
 alone is the continuation.
 """
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,8 +36,13 @@ class Likelihood:
   cut: int = 0
 
 
+Progress = Callable[[int], None]  # takes how many requests more are done
+
+
 class Scorer(Protocol):
-  def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
+  def loglikelihood(
+    self, requests: Sequence[tuple[str, str]], progress: Progress | None = None
+  ) -> list[Likelihood]:
     """Returns the likelihood of every (context, continuation), in their order.
 
     Raises:
@@ -80,15 +86,19 @@ class CausalScorer:
     self._begin = list(begin)
     self._score = RowScorer(config, params)
 
-  def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
+  def loglikelihood(
+    self, requests: Sequence[tuple[str, str]], progress: Progress | None = None
+  ) -> list[Likelihood]:
     pairs = encode_pairs(_given(self._tokenizer), requests)
     for (_, tokens), (_, text) in zip(pairs, requests, strict=True):
       _check_fits(text, tokens, self._length)
     return self.loglikelihood_tokens(
-      [([*self._begin, *context] or self._start, tokens) for context, tokens in pairs]
+      [([*self._begin, *context] or self._start, tokens) for context, tokens in pairs], progress
     )
 
-  def loglikelihood_tokens(self, requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Likelihood]:
+  def loglikelihood_tokens(
+    self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress | None = None
+  ) -> list[Likelihood]:
     """Returns the likelihood of every (context, continuation) of tokens, in their order.
 
     Raises:
@@ -103,7 +113,7 @@ class CausalScorer:
       room = self._length + 1 - len(tokens)
       cut.append(max(0, len(context) - room))
       rows.append(Row((*context[-room:], *tokens[:-1]), min(room, len(context)) - 1, tuple(tokens)))
-    scored = self._score(rows)
+    scored = self._score(rows, progress and (lambda _: progress(1)))
     return [dataclasses.replace(_likelihood([one]), cut=n) for one, n in zip(scored, cut, strict=True)]
 
   def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
@@ -143,13 +153,22 @@ class PseudoScorer:
     self._cls, self._sep, self._mask = _required(specials, ("cls", "sep", "mask"))
     self._score = RowScorer(config, params)
 
-  def loglikelihood(self, requests: Sequence[tuple[str, str]]) -> list[Likelihood]:
+  def loglikelihood(
+    self, requests: Sequence[tuple[str, str]], progress: Progress | None = None
+  ) -> list[Likelihood]:
     rows, owners = [], []
     for owner, (context, tokens) in enumerate(encode_pairs(self._tokenizer, requests)):
       _check_fits(requests[owner][1], tokens, self._length)
       rows += self._rows(context, tokens)
       owners += [owner] * len(tokens)
-    return _gather(self._score(rows), owners, len(requests))
+    left = collections.Counter(owners)
+
+    def done(row: int) -> None:
+      left[owners[row]] -= 1
+      if not left[owners[row]]:
+        progress(1)
+
+    return _gather(self._score(rows, progress and done), owners, len(requests))
 
   def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
     rows, owners, T = [], [], self._length

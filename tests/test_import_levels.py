@@ -31,9 +31,9 @@ LEVELS = {
     "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
-    "bench", "decode_bench", "evaluate", "few_shot", "few_shot_runs", "few_shot_scores", "finetune",
-    "journal", "language_model", "lm_eval_model", "loop", "programs", "reader", "text_scores", "weights_cost",
-    "writers",
+    "bench", "decode_bench", "evaluate", "few_shot", "few_shot_prompts", "few_shot_runs", "few_shot_scores",
+    "finetune", "journal", "language_model", "lm_eval_model", "loop", "programs", "reader", "text_scores",
+    "weights_cost", "writers",
   ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),

@@ -1,6 +1,7 @@
 """`lm-jax evaluate`: models on few-shot tasks."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from lm_jax.cli.command_flags import FLAGS, Command
 from lm_jax.strict import ConfigError
 
 if TYPE_CHECKING:
+  from lm_jax.few_shot import RunCode
   from lm_jax.few_shot_runs import Settings
   from lm_jax.language_model import LanguageModel
 
@@ -29,16 +31,26 @@ FLAGS |= {
     flags.DEFINE_string, "drop (the default) whole demonstrations of a prompt that is longer than the "
     "context, or refuse it", "drop",
   ),
+  "samples": (flags.DEFINE_integer, "written answers to each prompt; several need a --temperature", 1),
+  "allow_code_execution": (
+    flags.DEFINE_boolean, "run code that the model writes, in a sandbox: tasks of code need it", False,
+  ),
+  "without_isolation": (
+    flags.DEFINE_boolean, "run code also where the sandbox cannot isolate it: with limits of time and "
+    "memory, but with your rights to files and network", False,
+  ),
   "show_prompt": (flags.DEFINE_boolean, "print what the model would read, and ask nothing", False),
 }  # fmt: skip
 
 
 def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
-  from lm_jax import few_shot_runs
+  from lm_jax import few_shot, few_shot_runs
 
   settings = _settings(values)
   few_shot_runs.check(settings)
-  few_shot_runs.tasks(settings)  # what is wrong with one is said before a model is opened
+  run_code = _run_code(values)
+  for _, task in few_shot_runs.tasks(settings):  # what is wrong is said before a model is opened
+    few_shot.check_code(task, run_code is not None or values.show_prompt)
   report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
   rows: list[dict[str, Any]] = []
   for name in _split(values.model):
@@ -47,7 +59,10 @@ def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
       _show(model, settings)
       continue
     folder = Path(values.workdir) if values.workdir else None
-    rows += few_shot_runs.run(model.held, settings, name=name, folder=folder, report=report)
+    rows += few_shot_runs.run(
+      model.held, settings, name=name, folder=folder, report=report, quiet=values.quiet,
+      run_code=run_code,
+    )  # fmt: skip
   if values.show_prompt:
     return 0
   if values.json:
@@ -58,12 +73,27 @@ def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 
 def _settings(values: flags.FlagValues) -> "Settings":
+  from lm_jax.few_shot import Writing
   from lm_jax.few_shot_runs import Settings
 
   return Settings(
     tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
     templates=_split(values.templates), limit=values.limit, split=values.split, too_long=values.too_long,
+    writing=Writing(values.samples, values.temperature or 0.0, values.top_p, values.seed or 0),
   )  # fmt: skip
+
+
+def _run_code(values: flags.FlagValues) -> "RunCode | None":
+  if not values.allow_code_execution:
+    return None
+  from lm_jax import sandbox
+
+  if not values.without_isolation:
+    sandbox.require_isolation()
+  workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return lambda programs: sandbox.run_all(
+    programs, workers=workers, without_isolation=values.without_isolation
+  )
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -128,7 +158,8 @@ COMMANDS = {
   "evaluate": Command(
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
-      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "workdir", "show_prompt",
+      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "samples",
+      "temperature", "top_p", "seed", "allow_code_execution", "without_isolation", "show_prompt", "workdir",
       "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),

@@ -1,0 +1,94 @@
+"""Items as a model is asked them: with the demonstrations that its context has room for.
+
+A prompt that is too long for a model loses whole demonstrations, the first ones first; how many are left is
+part of what is known of it. An item that is too long without any is not asked, and missing in the means.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from lm_jax.prompt_tasks import FewShotTask, Item
+from lm_jax.reader import Reader
+from lm_jax.strict import ConfigError, require
+
+TooLong = Literal["drop", "refuse"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """An item as it is asked.
+
+  Attributes:
+    shots: demonstrations that are asked for.
+    demonstrations: those that there is room for, the last ones; None where there is none for the query.
+    contexts: what is read before each choice, where these differ; else the one prompt.
+  """
+
+  item: Item
+  shots: int
+  demonstrations: tuple[Item, ...] | None
+  contexts: tuple[str, ...]
+
+  def context(self, choice: int) -> str:
+    return self.contexts[choice if len(self.contexts) > 1 else 0]
+
+  @property
+  def digest(self) -> str:
+    """A hash of what is read and of the choices."""
+    text = "\0".join([*self.contexts, "", *self.item.choices])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plan(
+  task: FewShotTask,
+  reader: Reader,
+  shots: Sequence[int],
+  num_examples: int | None,
+  seed: int,
+  too_long: TooLong = "drop",
+) -> list[Asked]:
+  """Returns the items with their prompts, for each number of shots in turn.
+
+  Args:
+    num_examples: at most so many items, the same for any `shots` and `seed`; None: all.
+    seed: of the demonstrations.
+    too_long: "refuse": a prompt that does not fit is an error.
+  """
+  for k in shots:
+    require(k >= 0, "shots", k, "0 or greater")
+  require(num_examples is None or num_examples > 0, "num_examples", num_examples, "greater than 0")
+  items = task.sample(num_examples)
+  asked = [_asked(task, item, k, tuple(task.demonstrations(item, k, seed))) for k in shots for item in items]
+  pending = list(range(len(asked)))
+  while pending:
+    excess = reader.excess([_longest(task, asked[i]) for i in pending])
+    pending = [i for i, over in zip(pending, excess, strict=True) if over > 0]
+    if pending and too_long == "refuse":
+      one = asked[pending[0]]
+      raise ConfigError(
+        f"task {task.name!r}: {len(pending)} prompts are too long for the model's context, e.g. one of "
+        f"{one.shots} shots; ask for fewer, or let demonstrations be dropped"
+      )
+    for i in pending:
+      one = asked[i]
+      left = one.demonstrations[1:] if one.demonstrations else None
+      asked[i] = _asked(task, one.item, one.shots, left)
+    pending = [i for i in pending if asked[i].demonstrations is not None]
+  return asked
+
+
+def _asked(task: FewShotTask, item: Item, shots: int, demonstrations: tuple[Item, ...] | None) -> Asked:
+  if demonstrations is None:
+    return Asked(item, shots, None, ())
+  differing = range(len(item.contexts)) if item.contexts else range(1)
+  return Asked(item, shots, demonstrations, tuple(task.context(item, demonstrations, c) for c in differing))
+
+
+def _longest(task: FewShotTask, asked: Asked) -> tuple[str, str | int]:
+  """Returns the longest of what is read and comes after it, by characters."""
+  if not asked.item.choices:
+    return asked.contexts[0], task.max_new_tokens
+  pairs = [(asked.context(c), choice) for c, choice in enumerate(asked.item.choices)]
+  return max(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
