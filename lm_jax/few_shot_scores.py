@@ -33,6 +33,13 @@ from lm_jax.scores import Score
 
 WITH_CHANCE = ("accuracy", "accuracy_norm", "accuracy_bytes", "choice_prob")
 PASS_AT = (1, 10, 100)
+# What is first asked about a task of a kind, where it does not say itself.
+MAIN = {
+  "choice": ("accuracy",),
+  "continuation": ("exact_match",),
+  "generation": ("exact_match",),
+  "code": ("pass_at_1",),
+}
 # What two samples agree on, by the metric that compares it.
 _EXTRACT: dict[str, Callable[[str], object]] = {
   "exact_match": str.strip, "quasi_exact_match": answer_metrics.normalize,
@@ -98,7 +105,7 @@ def of_continuation(found: Likelihood) -> dict[str, float]:
 def of_written(task: FewShotTask, item: Item, samples: Sequence[str]) -> dict[str, float]:
   """Returns the scores of a written answer; those of a corpus are of no single item."""
   scores = {}
-  for name in task.metrics:
+  for name in task.metrics or MAIN[task.kind]:
     metric = answer_metrics.METRICS[name]
     if metric.of_corpus is not None:
       continue
@@ -119,9 +126,13 @@ def of_code(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def means(task: FewShotTask, results: Sequence[Result], shots: int) -> list[Score]:
-  """Returns the mean of every score over items of one number of shots, with its standard error."""
+  """Returns the mean of every score over items of one number of shots, with its standard error.
+
+  Of no items at all the main scores are there, and missing.
+  """
+  where = {"n_shots": shots, "prompt_id": task.template, "task": task.name}
   if not results:
-    return []
+    return [Score(name, None, None, 0, **where) for name in task.metrics or MAIN[task.kind]]
   items = [result.asked.item for result in results]
   chance = float(np.mean([1 / len(item.choices) for item in items])) if task.kind == "choice" else None
   scores = []
@@ -132,7 +143,6 @@ def means(task: FewShotTask, results: Sequence[Result], shots: int) -> list[Scor
     scores += _of_confidence(results)
   if task.kind == "generation":
     scores += _of_corpus(task, results)
-  where = {"n_shots": shots, "prompt_id": task.template, "task": task.name}
   return [dataclasses.replace(score, **where) for score in scores]
 
 

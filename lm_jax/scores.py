@@ -8,7 +8,7 @@ class Score:
   """One aggregated value, the part of a Record that evaluation knows; fields as there."""
 
   metric: str
-  value: float
+  value: float | None
   stderr: float | None
   n_items: int
   n_shots: int | None = None

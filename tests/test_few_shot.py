@@ -30,7 +30,7 @@ class Endless:
 class Uniform(Endless):
   """Knows nothing: every token has the same probability, every choice as many tokens."""
 
-  def loglikelihood(self, requests):
+  def loglikelihood(self, requests, progress=None):
     return [Likelihood(-2 * math.log(100), 2, False) for _ in requests]
 
 
@@ -41,7 +41,7 @@ class Oracle(Endless):
     self._right = {item.answered for item in task.items}
     self._separator, self._nats = task.separator, nats
 
-  def loglikelihood(self, requests):
+  def loglikelihood(self, requests, progress=None):
     last = [context.split(self._separator)[-1] + choice for context, choice in requests]
     return [Likelihood(-self._nats if asked in self._right else -1.0, 4, False) for asked in last]
 
@@ -172,9 +172,10 @@ def test_knowing_all_scores_1(task):
   assert found["target_brier"].value == pytest.approx((1 - p_gold) ** 2)
   assert set(found) == {
     "accuracy", "accuracy_norm", "accuracy_bytes", "nll", "choice_prob", "brier", "target_brier",
+    "ece", "aurc",
   }  # fmt: skip
   without = [name for name, score in found.items() if score.chance is None]
-  assert without == ["nll", "brier", "target_brier"]
+  assert without == ["nll", "brier", "target_brier", "ece", "aurc"]
   # Worse than the others: never right.
   assert by_metric(few_shot.evaluate(task, Oracle(task, 2), (4,), 50, seed=0), 4)["accuracy"].value == 0
 
@@ -218,7 +219,7 @@ def test_models_are_scored_by_the_same_prompts(kind):
   accuracy = by_metric(few_shot.evaluate(alone, own, (1,), 8, seed=0), 1)["accuracy"]
   assert accuracy.value == (np.argmax([f.log_p for f in found]) == item.gold)
   assert accuracy.stderr is None
-  assert len(scores) == 14
+  assert len(scores) == 18
   assert all(math.isfinite(score.value) for score in scores)
 
 

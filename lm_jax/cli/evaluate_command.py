@@ -144,10 +144,16 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     table.add_column(name, justify="right")
   for row in rows:
     table.add_row(
-      Path(row["model"]).name, row["task"], row["prompt_id"], str(row["n_shots"]), _text(row["seed"], "d"),
+      Path(row["model"]).name, row["task"], row["prompt_id"], _shots(row), _text(row["seed"], "d"),
       row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]), str(row["n_items"]),
     )  # fmt: skip
   Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _shots(row: dict[str, Any]) -> str:
+  """Returns how many were asked for, and how many there was room for, on average, if fewer."""
+  asked, used = row["n_shots"], row["mean_shots"]
+  return str(asked) if used in (None, asked) else f"{asked} ({used:.1f} fit)"
 
 
 def _text(value: float | None, form: str = ".4f") -> str:
