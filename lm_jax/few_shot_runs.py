@@ -41,7 +41,7 @@ class Settings:
   Attributes:
     tasks: names, .yaml files of definitions, or paths to labeled texts.
     shots: numbers of demonstrations.
-    seeds: of the demonstrations; without any, a prompt is the same for all.
+    seeds: of the demonstrations, and of what is sampled after them; zero shots have one, 0.
     templates: of every task; ("all",): all that it has.
     limit: items of a task at most, a fixed random choice; None: all.
     split: "test", or "dev" to choose by.
@@ -181,9 +181,10 @@ def _computed(
   """Yields (cell, its rows, its items) of one task and seed, all shots of which are read in one pass."""
   shots = [cell.shots for cell in cells]
   asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long)
+  writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
-  with Progress(what, _num_answers(asked, s.writing), quiet=quiet, unit="answers") as bar:
-    results = few_shot.ask(task, reader, asked, writing=s.writing, run_code=run_code, progress=bar.advance)
+  with Progress(what, _num_answers(asked, writing), quiet=quiet, unit="answers") as bar:
+    results = few_shot.ask(task, reader, asked, writing=writing, run_code=run_code, progress=bar.advance)
   for cell in cells:
     of_shots = [result for result in results if result.asked.shots == cell.shots]
     total = sum(one.shots == cell.shots for one in asked)

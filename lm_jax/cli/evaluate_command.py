@@ -23,7 +23,7 @@ FLAGS |= {
     flags.DEFINE_string, "tasks, with commas between: names, .yaml files of definitions, labeled texts", None
   ),
   "shots": (flags.DEFINE_string, "numbers of demonstrations, such as 0,1,4", "0"),
-  "seeds": (flags.DEFINE_string, "seeds of the demonstrations, such as 0,1,2", "0"),
+  "seeds": (flags.DEFINE_string, "seeds of demonstrations and samples, such as 0,1,2", "0"),
   "templates": (flags.DEFINE_string, "templates of every task, with commas between, or all", "default"),
   "limit": (flags.DEFINE_integer, "items of a task at most, a fixed random choice (default: all)", None),
   "split": (flags.DEFINE_string, "test (the default), or dev to choose by", "test"),
@@ -79,7 +79,7 @@ def _settings(values: flags.FlagValues) -> "Settings":
   return Settings(
     tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
     templates=_split(values.templates), limit=values.limit, split=values.split, too_long=values.too_long,
-    writing=Writing(values.samples, values.temperature or 0.0, values.top_p, values.seed or 0),
+    writing=Writing(values.samples, values.temperature or 0.0, values.top_p),
   )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ COMMANDS = {
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
       "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "samples",
-      "temperature", "top_p", "seed", "allow_code_execution", "without_isolation", "show_prompt", "workdir",
+      "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt", "workdir",
       "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),

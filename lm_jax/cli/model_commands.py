@@ -75,13 +75,21 @@ def _is_terminal() -> bool:
 
 
 def _stream(model: "LanguageModel", prompt: str, settings: dict[str, Any]) -> None:
-  def show(text: str) -> None:
-    print(prompting.printable(text), end="", flush=True)
+  from rich.console import Console
 
-  show(prompt)
+  waiting = Console(stderr=True).status("waiting for the first token; programs are compiled once")
+  shown = [prompt]  # until there is something to go on with
+
+  def show(text: str) -> None:
+    waiting.stop()
+    print("".join(map(prompting.printable, (*shown, text))), end="", flush=True)
+    shown.clear()
+
+  waiting.start()
   try:
     model.generate(prompt, stream=show, **settings)
   finally:
+    show("")
     print()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 
 from rich.console import Console
@@ -44,7 +45,18 @@ class Progress(contextlib.AbstractContextManager):
     bar.add_task(self._what, total=self._total)
     return bar
 
+  def __enter__(self) -> "Progress":
+    # Before the first of them is done, programs may be compiled: a bar that stands is better than nothing.
+    self._timer = threading.Timer(_SHOWN_AFTER_S, self._bar.start) if self._bar and not self._quiet else None
+    if self._timer:
+      self._timer.daemon = True
+      self._timer.start()
+    return self
+
   def __exit__(self, *_) -> None:
+    if self._timer:
+      self._timer.cancel()
+      self._timer.join()
     if self._bar:
       self._bar.stop()
 
