@@ -61,7 +61,9 @@ def define(name: str) -> Definition:
   if name in known.KNOWN:
     folder, mapping = known.KNOWN[name]
     d = dataclasses.replace(definition.from_mapping(mapping, f"task {name!r}"), name=name)
-    return definition.placed(d, labelled.find(folder), f"task {name!r}")
+    # Whatever has the same name in the current folder is another thing.
+    there = labelled.shared_tasks() / folder
+    return definition.placed(d, there if there.is_dir() else labelled.find(folder), f"task {name!r}")
   raise ConfigError(
     f"few-shot task {name!r}: no .yaml file or path to labeled texts, nor a known one{nearest(name, names())}"
   )

@@ -9,8 +9,8 @@ from lm_jax.prompt_tasks.items import FewShotTask, Item, text_id
 from lm_jax.prompt_tasks.row_files import Row
 from lm_jax.strict import ConfigError, did_you_mean
 
-# What a task of a table may do to rows of a form of its own, before they are rendered.
-Adapt = Callable[[list[Row]], list[Row]]
+# What a task of a table may do to the rows of a split, before they are rendered.
+Adapt = Callable[[list[Row], str], list[Row]]
 
 
 def build(
@@ -27,9 +27,10 @@ def build(
   rows = {name: _rows(d, name, adapt) for name in (split, "train") if name != "train" or d.train}
   renderer = _Renderer(d, d.template(template), rows["train" if d.train else split])
   items = {name: tuple(renderer.item(row) for row in there) for name, there in rows.items()}
-  for there in items.values():
-    _refuse_duplicates(d, there)
-  asked = items[split]
+  for name, there in items.items():
+    _refuse_duplicates(d, rows[name], there)
+  # Each is asked once; to draw from, a text that is there twice is there twice.
+  asked = tuple({item.id: item for item in items[split]}.values())
   t = d.template(template)
   return FewShotTask(
     d.name, asked, items.get("train", asked), t.separator, t.description, d.kind,
@@ -43,7 +44,7 @@ def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
   if path is None:
     raise ConfigError(f"task {d.name!r}: has no {split} rows; give the definition `{split}: FILE`")
   rows = row_files.read(path, d.columns, d.records)
-  return adapt(rows) if adapt else rows
+  return adapt(rows, split) if adapt else rows
 
 
 class _Renderer:
@@ -55,6 +56,8 @@ class _Renderer:
       for field in ("query", "answer")
       if (source := getattr(t, field)) is not None
     }
+    if d.program is not None:
+      self._texts["program"] = expressions.text(d.program, where + "program")
     sources = {"gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts}
     if isinstance(t.choices, str):
       sources["choices"] = t.choices
@@ -72,22 +75,42 @@ class _Renderer:
       self._labels = tuple(sorted({str(self._values["gold"](*row)) for row in rows}))
 
   def item(self, row: Row) -> Item:
-    d, t = self._d, self._t
-    identified = self._values["id"](*row) if "id" in self._values else row.fields
-    identity = text_id(identified if isinstance(identified, str) else json.dumps(identified, sort_keys=True))
+    d = self._d
+    identity = self._identity(row)
     contexts = None if "contexts" not in self._values else self._list(row, "contexts")
     query = self._texts["query"](*row) if contexts is None else ""
-    if query != query.rstrip(" "):
-      raise ConfigError(f"{row.where}: query ends with a space; leave it to the task's `gap`")
+    for one in (query,) if contexts is None else contexts:
+      _check_query(row, one)
     if d.kind == "choice":
       choices = self._of_row(row) if contexts is None else (self._texts["answer"](*row),) * len(contexts)
       gold = self._gold(row, choices if contexts is None else contexts)
-      return Item(identity, query, tuple(t.gap + one for one in choices), gold, contexts, fields=row.fields)
+      choices = tuple(self._after_gap(row, one) for one in choices)
+      return Item(identity, query, choices, gold, contexts, fields=row.fields)
     answer = self._texts["answer"](*row)
+    written = self._after_gap(row, answer)
     if d.kind == "continuation":
-      return Item(identity, query, (t.gap + answer,), fields=row.fields)
+      return Item(identity, query, (written,), fields=row.fields)
     references = self._list(row, "references") if "references" in self._values else (answer,)
-    return Item(identity, query, references=references, written=t.gap + answer, fields=row.fields)
+    if "program" in self._texts:
+      # What is missing in it is said now, and not when answers have been written.
+      self._texts["program"](row.where, row.fields | {"completion": answer})
+    return Item(identity, query, references=references, written=written, fields=row.fields)
+
+  def _identity(self, row: Row) -> str:
+    if "id" not in self._values:
+      return text_id(json.dumps(row.fields, sort_keys=True))
+    found = self._values["id"](*row)
+    if not expressions.is_text(found):
+      raise ConfigError(f"{row.where}: id is {found!r}, must be a text or a number")
+    return text_id(str(found))
+
+  def _after_gap(self, row: Row, answer: str) -> str:
+    """Returns an answer with the gap before it; a model must see one space, and have something to say."""
+    if not answer.strip():
+      raise ConfigError(f"{row.where}: an answer or choice is {answer!r}, must be a text")
+    if self._t.gap.endswith(" ") and answer[0].isspace():
+      raise ConfigError(f"{row.where}: {answer!r} begins with white space; leave it to the task's `gap`")
+    return self._t.gap + answer
 
   def _of_row(self, row: Row) -> tuple[str, ...]:
     if self._choices is not None:
@@ -96,17 +119,26 @@ class _Renderer:
 
   def _list(self, row: Row, field: str) -> tuple[str, ...]:
     found = self._values[field](*row)
-    if isinstance(found, str) or not isinstance(found, Sequence) or not found:
+    if not isinstance(found, list | tuple) or not found or not all(map(expressions.is_text, found)):
       raise ConfigError(f"{row.where}: {field} is {found!r}, must be a list of one text or more")
     return tuple(map(str, found))
 
   def _gold(self, row: Row, choices: tuple[str, ...]) -> int:
+    """Returns the index of the right one, which a row names by it or by its text."""
+    index = self._index(row, choices)
+    if choices.count(choices[index]) > 1:
+      raise ConfigError(f"{row.where}: the right choice, {choices[index]!r}, is there twice; must be one")
+    return index
+
+  def _index(self, row: Row, choices: tuple[str, ...]) -> int:
     gold = self._values["gold"](*row)
     if isinstance(gold, bool) or not isinstance(gold, int | str):
       raise ConfigError(f"{row.where}: gold is {gold!r}, must be an index or one of the choices")
+    if self._labels:
+      gold = str(gold)  # a number that is a label is no index
     if isinstance(gold, str) and gold in choices:
       return choices.index(gold)
-    if isinstance(gold, str) and not gold.isdecimal():
+    if isinstance(gold, str) and (self._labels or not gold.isdecimal()):
       raise ConfigError(
         f"{row.where}: gold is {gold!r}, must be one of {', '.join(choices[:9])}{did_you_mean(gold, choices)}"
       )
@@ -115,12 +147,18 @@ class _Renderer:
     return int(gold)
 
 
-def _refuse_duplicates(d: Definition, items: Sequence[Item]) -> None:
-  """Raises ConfigError for an id of two different items; rows that are equal stand for one."""
-  seen: dict[str, Item] = {}
-  for item in items:
-    if seen.setdefault(item.id, item) != item:
-      raise ConfigError(
-        f"task {d.name!r}: two rows have the same id, {d.id}: {seen[item.id].query[-40:]!r} and "
-        f"{item.query[-40:]!r}; must differ"
-      )
+def _check_query(row: Row, query: str) -> None:
+  if not query.strip():
+    raise ConfigError(f"{row.where}: query is {query!r}, must be a text")
+  if query.endswith(" "):
+    raise ConfigError(f"{row.where}: query ends with a space; leave it to the task's `gap`")
+
+
+def _refuse_duplicates(d: Definition, rows: Sequence[Row], items: Sequence[Item]) -> None:
+  """Raises ConfigError for an id of two different items."""
+  seen: dict[str, tuple[Row, Item]] = {}
+  for row, item in zip(rows, items, strict=True):
+    first, other = seen.setdefault(item.id, (row, item))
+    # Programs are of fields that an item does not show.
+    if other != item or (d.program is not None and first.fields != row.fields):
+      raise ConfigError(f"{row.where}: has the id ({d.id}) of {first.where}, and is another; ids must differ")

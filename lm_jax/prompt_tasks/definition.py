@@ -11,6 +11,7 @@ A definition is a YAML file (or a table of `known.py`). This is a whole one:
 
 Texts are Jinja templates over the fields of a row. What picks a value (`gold`, `references`, `choices` where
 it is no list) is a Jinja expression: `label`, `answers[0]`, `label|int + 1`. Both run in Jinja's sandbox.
+Names of files are relative to the folder of the definition, or absolute; they may be of any folder.
 """
 
 import dataclasses
@@ -18,7 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from lm_jax import strict
+from lm_jax.prompt_tasks import strict_yaml
 from lm_jax.strict import ConfigError, did_you_mean, nearest, require
 
 Kind = Literal["choice", "continuation", "generation", "code"]
@@ -35,6 +39,19 @@ NEEDED = {
   "generation": ("answer",),
   "code": ("answer", "program"),
 }
+# What only some kinds have a use for.
+ONLY = {
+  "choices": ("choice",),
+  "contexts": ("choice",),
+  "gold": ("choice",),
+  "references": ("generation", "code"),
+  "program": ("code",),
+}
+# What a definition may name as `metrics`: those of answer_metrics.METRICS.
+METRICS = (
+  "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "choice_letter",
+  "edit_similarity", "bleu", "chrf",
+)  # fmt: skip
 DEFAULT = "default"  # the name of the template that a definition itself is
 
 
@@ -47,7 +64,7 @@ class Template:
   """
 
   query: str = ""  # ends where the answer begins, without the gap
-  answer: str | None = None  # of a demonstration; of a choice: the right one
+  answer: str | None = None  # the right one, as a demonstration has it; of a choice: what follows `contexts`
   choices: str | tuple[str, ...] | None = None  # texts, or an expression; of neither: all golds there are
   # Of choices that complete a text in its middle (Winograd schemas): an expression, a text for each choice,
   # which all go on with `answer`.
@@ -97,16 +114,18 @@ def from_mapping(mapping: Mapping[str, Any], where: str) -> Definition:
   """
   if not hasattr(mapping, "items"):
     raise ConfigError(f"{where}: must be a group of fields (query, test, kind, ...)")
-  given = dict(mapping.items())
+  given = _as_lists(mapping, where)
   named = given.pop("templates", {})
   if not hasattr(named, "items"):
     raise ConfigError(f"{where}.templates={named!r}: must be a group of templates by their names")
   base = strict.from_mapping(Definition, given, where)
   own = {f.name: getattr(base, f.name) for f in dataclasses.fields(Template)}
-  templates = {
-    str(name): strict.from_mapping(Template, own | dict(fields.items()), f"{where}.templates.{name}")
-    for name, fields in named.items()
-  }
+  templates = {}
+  for name, fields in named.items():
+    place = f"{where}.templates.{name}"
+    if not hasattr(fields, "items"):
+      raise ConfigError(f"{place}={fields!r}: must be a group of fields (query, choices, ...)")
+    templates[str(name)] = strict.from_mapping(Template, own | _as_lists(fields, place), place)
   if DEFAULT in templates:
     raise ConfigError(f"{where}.templates.{DEFAULT}: is the name of the task's own fields; give it another")
   definition = dataclasses.replace(base, templates=templates)
@@ -114,44 +133,63 @@ def from_mapping(mapping: Mapping[str, Any], where: str) -> Definition:
   return definition
 
 
+def _as_lists(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """Returns what is given, of which strict.from_mapping would misread two fields."""
+  given = dict(mapping.items())
+  if isinstance(given.get("stop"), str):
+    given["stop"] = [given["stop"]]  # one text, and not names with commas between
+  if isinstance(given.get("choices"), list | tuple):
+    # Says which one is no text, such as a number without quotes.
+    given["choices"] = strict.convert(tuple[str, ...], given["choices"], f"{where}.choices")
+  return given
+
+
 def _check(d: Definition, where: str) -> None:
   require(bool(d.test), f"{where}.test", d.test, "a file of rows")
   require(d.max_new_tokens > 0, f"{where}.max_new_tokens", d.max_new_tokens, "greater than 0")
+  require(all(d.stop), f"{where}.stop", d.stop, "texts that are not empty")
+  require(not d.metrics or d.kind == "generation", f"{where}.metrics", d.metrics, "of kind generation only")
+  for name in d.metrics:
+    if name not in METRICS:
+      raise ConfigError(f"{where}.metrics: {name!r} is none{nearest(name, METRICS)}")
   for name, t in {"": d, **{f".templates.{name}": t for name, t in d.templates.items()}}.items():
     asked = bool(t.query) != (t.contexts is not None)
     require(asked, f"{where}{name}.query", t.query, "a template of text, or else `contexts` given")
     for field in NEEDED[d.kind]:
       value = getattr(t, field, getattr(d, field))
       require(value is not None, f"{where}{name}.{field}", value, f"given for a task of kind {d.kind}")
-    require(
-      d.kind == "choice" or t.choices is None, f"{where}{name}.choices", t.choices, "of kind choice only"
-    )
+    for field, kinds in ONLY.items():
+      value = getattr(t, field, getattr(d, field))
+      allowed = f"of kind {' or '.join(kinds)} only"
+      require(d.kind in kinds or value is None, f"{where}{name}.{field}", value, allowed)
     if t.contexts is not None:
       require(t.answer is not None, f"{where}{name}.answer", t.answer, "given: contexts go on with it")
+      require(t.choices is None, f"{where}{name}.choices", t.choices, "left out: contexts are what is chosen")
+    elif d.kind == "choice":
+      require(t.answer is None, f"{where}{name}.answer", t.answer, "left out: `gold` is the right one")
 
 
 def read(path: Path) -> Definition:
-  """Reads a YAML file; names of files in it are beside it."""
-  import yaml
-
+  """Reads a YAML file; names of files in it are relative to its folder."""
   try:
-    mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    mapping = strict_yaml.load(path.read_text(encoding="utf-8"))
   except (OSError, UnicodeDecodeError) as error:
     raise ConfigError(f"task {path}: cannot be read ({error})") from None
   except yaml.YAMLError as error:
     mark = getattr(error, "problem_mark", None)
     line = "" if mark is None else f" line {mark.line + 1}"
-    raise ConfigError(f"task {path}{line}: is not YAML ({getattr(error, 'problem', error)})") from None
+    problem = " ".join(str(getattr(error, "problem", error)).split())
+    raise ConfigError(f"task {path}{line}: is not YAML that a task can be read from ({problem})") from None
   d = from_mapping(mapping, f"task {path}")
   return dataclasses.replace(placed(d, path.parent, f"task {path}"), name=d.name or path.stem)
 
 
 def placed(d: Definition, folder: Path, where: str) -> Definition:
   """Returns a definition whose files are those of a folder, which must be there."""
-  files = {name: getattr(d, name) for name in ("test", "train", "dev") if getattr(d, name)}
-  for name, file in files.items():
-    path = folder / file
+  given = {name: getattr(d, name) for name in ("test", "train", "dev") if getattr(d, name)}
+  paths = {name: folder / Path(file).expanduser() for name, file in given.items()}
+  for name, path in paths.items():
     if not path.is_file():
       around = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-      raise ConfigError(f"{where}.{name}={file!r}: no such file{did_you_mean(path.name, around)}")
-  return dataclasses.replace(d, **{name: str(folder / file) for name, file in files.items()})
+      raise ConfigError(f"{where}.{name}={given[name]!r}: no such file{did_you_mean(path.name, around)}")
+  return dataclasses.replace(d, **{name: str(path) for name, path in paths.items()})

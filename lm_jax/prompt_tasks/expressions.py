@@ -1,6 +1,13 @@
-"""Jinja templates and expressions over the fields of a row, in Jinja's sandbox."""
+"""Jinja templates and expressions over the fields of a row, in Jinja's sandbox.
+
+The sandbox keeps them from Python's inside, so that a definition of a stranger can be used; not from taking
+long. Nothing in them is random: a prompt is the same whenever it is made.
+"""
 
 import functools
+import inspect
+import re
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +17,25 @@ from jinja2 import sandbox
 from lm_jax.strict import ConfigError, nearest
 
 
+def is_text(found: Any) -> bool:
+  """Whether something is a text, or a number that is written as one: not null, and no list."""
+  return isinstance(found, str | int | float)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
-  return sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+  environment = sandbox.ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_rendered
+  )
+  del environment.globals["lipsum"], environment.filters["random"]
+  return environment
+
+
+def _rendered(found: Any) -> Any:
+  """Refuses what would stand in a prompt as None or ['...']."""
+  if is_text(found) or isinstance(found, jinja2.Undefined):  # the latter has an error of its own
+    return found
+  raise TypeError(f"a value is {reprlib.repr(found)}, must be a text or a number")
 
 
 def text(source: str, where: str) -> Callable[[str, Mapping[str, Any]], str]:
@@ -38,13 +61,17 @@ def _guarded(
 ) -> Callable[[str, Mapping[str, Any]], Any]:
   def of_row(place: str, fields: Mapping[str, Any]) -> Any:
     try:
-      found = function(**fields)
-      if isinstance(found, jinja2.Undefined):
-        str(found)  # raises
+      found = function(fields)
+      if inspect.isgenerator(found):  # of a filter such as map
+        found = list(found)
+      for one in found if isinstance(found, list | tuple) else (found,):
+        if isinstance(one, jinja2.Undefined):
+          str(one)  # raises
       return found
     except jinja2.UndefinedError as error:
-      missing = error.message.split("'")[1] if "'" in (error.message or "") else ""
-      raise ConfigError(f"{place}: {where}={source!r}: {error.message}{nearest(missing, fields)}") from None
+      missing = re.fullmatch("'(.+)' is undefined", error.message or "")
+      known = nearest(missing[1], fields) if missing else ""
+      raise ConfigError(f"{place}: {where}={source!r}: {error.message}{known}") from None
     except Exception as error:  # a template may compute anything, and fail at it in any way
       raise ConfigError(f"{place}: {where}={source!r}: {error}") from None
 

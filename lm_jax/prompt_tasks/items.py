@@ -116,7 +116,8 @@ class FewShotTask:
     there = len({other.id for other in candidates})
     if there < count:
       of = f" of answer {gold}" if len(self.by_answer) > 1 else ""
-      raise ConfigError(f"few-shot task {self.name!r}: has {there} examples{of}, shots need {count}")
+      hint = "; a definition may say `balanced: false`" if of else ""
+      raise ConfigError(f"few-shot task {self.name!r}: has {there} examples{of}, shots need {count}{hint}")
     drawn: dict[str, Item] = {}
     draw = 0
     while len(drawn) < count:

@@ -23,7 +23,7 @@ _CONTINUES = {
   "kind": "continuation",
   "test": "data.jsonl",
   "query": "{{context}}",
-  "answer": "{{continuation}}",
+  "answer": "{{continuation.strip()}}",
 }
 
 
@@ -48,7 +48,7 @@ def _sentiment(what: str, **fields: Any) -> dict[str, Any]:
 def _translation(source: str, target: str, a: str, b: str, **fields: Any) -> dict[str, Any]:
   return {
     "kind": "generation", "query": f"{source}: {{{{{a}}}}}\n{target}:", "answer": f"{{{{{b}}}}}",
-    "metrics": ["bleu", "chrf"], "max_new_tokens": 128,
+    "metrics": ["bleu", "chrf"], "max_new_tokens": 256,
     "templates": {
       "described": {"description": f"Translate {source} to {target}."},
       "arrow": {"query": f"{{{{{a}}}}} =", "separator": "\n"},  # GPT-3's (arXiv:2005.14165, appendix G)
@@ -58,19 +58,61 @@ def _translation(source: str, target: str, a: str, b: str, **fields: Any) -> dic
 
 _READING = {
   "kind": "generation", "query": "{{context}}\nQuestion: {{question}}\nAnswer:", "answer": "{{answers[0]}}",
-  "references": "answers", "metrics": ["quasi_exact_match", "f1"], "max_new_tokens": 32, "id": "id",
+  "references": "answers", "metrics": ["quasi_exact_match", "f1"], "max_new_tokens": 64, "id": "id",
 }  # fmt: skip
 _ARC = _CHOICES | {"query": "{{query}}\nAnswer:"}
-_BBH = (
-  "boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa", "dyck_languages",
-  "formal_fallacies", "geometric_shapes", "hyperbaton", "logical_deduction_five_objects",
-  "logical_deduction_seven_objects", "logical_deduction_three_objects", "movie_recommendation",
-  "multistep_arithmetic_two", "navigate", "object_counting", "penguins_in_a_table",
-  "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
-  "sports_understanding", "temporal_sequences", "tracking_shuffled_objects_five_objects",
-  "tracking_shuffled_objects_seven_objects", "tracking_shuffled_objects_three_objects", "web_of_lies",
-  "word_sorting",
-)  # fmt: skip
+# Descriptions are those of Suzgun et al. (arXiv:2210.09261).
+_LOGICAL_DEDUCTION = "A logical deduction task which requires deducing the order of a sequence of objects."
+_TRACKING_SHUFFLED_OBJECTS = (
+  "A task requiring determining the final positions of a set of objects given their "
+  "initial positions and a description of a sequence of swaps."
+)
+_BBH = {
+  "boolean_expressions": "Evaluate the result of a random Boolean expression.",
+  "causal_judgement": "Answer questions about causal attribution.",
+  "date_understanding": "Infer the date from context.",
+  "disambiguation_qa": "Clarify the meaning of sentences with ambiguous pronouns.",
+  "dyck_languages": "Correctly close a Dyck-n word.",
+  "formal_fallacies": "Distinguish deductively valid arguments from formal fallacies.",
+  "geometric_shapes": "Name geometric shapes from their SVG paths.",
+  "hyperbaton": "Order adjectives correctly in English sentences.",
+  "logical_deduction_five_objects": _LOGICAL_DEDUCTION,
+  "logical_deduction_seven_objects": _LOGICAL_DEDUCTION,
+  "logical_deduction_three_objects": _LOGICAL_DEDUCTION,
+  "movie_recommendation": "Recommend movies similar to the given list of movies.",
+  "multistep_arithmetic_two": "Solve multi-step arithmetic problems.",
+  "navigate": (
+    "Given a series of navigation instructions, determine whether one would end up back "
+    "at the starting point."
+  ),
+  "object_counting": "Questions that involve enumerating objects and asking the model to count them.",
+  "penguins_in_a_table": "Answer questions about a table of penguins and their attributes.",
+  "reasoning_about_colored_objects": (
+    "Answer extremely simple questions about the colors of objects on a surface."
+  ),
+  "ruin_names": "Select the humorous edit that 'ruins' the input movie or musical artist name.",
+  "salient_translation_error_detection": (
+    "Detect the type of error in an English translation of a German source sentence."
+  ),
+  "snarks": (
+    "Determine which of two sentences is sarcastic.\n\n"
+    'According to Cambridge University Dictionary, sarcasm is "the use of remarks that '
+    "clearly mean the opposite of what they say, made in order to hurt someone's feelings"
+    ' or to criticize something in a humorous way." Sarcastic sentences often contain '
+    "satirical or ironic utterances, hyperboles, ambivalent or witty remarks."
+  ),
+  "sports_understanding": (
+    "Determine whether an artificially constructed sentence relating to sports is plausible or not."
+  ),
+  "temporal_sequences": (
+    "Task description: Answer questions about which times certain events could have occurred."
+  ),
+  "tracking_shuffled_objects_five_objects": _TRACKING_SHUFFLED_OBJECTS,
+  "tracking_shuffled_objects_seven_objects": _TRACKING_SHUFFLED_OBJECTS,
+  "tracking_shuffled_objects_three_objects": _TRACKING_SHUFFLED_OBJECTS,
+  "web_of_lies": "Evaluate a random boolean function expressed as a word problem.",
+  "word_sorting": "Sort a list of words.",
+}
 _BIGBENCH_CHOICES = (
   "conceptual_combinations", "logical_deduction", "misconceptions", "novel_concepts", "strategy_qa",
   "understanding_fables",
@@ -129,10 +171,14 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "mmlu_lite",
     {
       "kind": "choice", "train": "dev.jsonl", "test": "test_25_per_subject.jsonl",
-      # Hendrycks et al. (arXiv:2009.03300): letters are the choices.
-      "query": "{{question}}\n{% for c in choices %}{{'ABCD'[loop.index0]}}. {{c}}\n{% endfor %}Answer:",
+      # Hendrycks et al. (arXiv:2009.03300): letters are the choices. There, demonstrations are of the same
+      # subject, which a description names; here of any.
+      "query": "{{question.strip()}}\n"
+      "{% for c in choices %}{{'ABCD'[loop.index0]}}. {{c}}\n{% endfor %}Answer:",
       "choices": ["A", "B", "C", "D"], "gold": "answer",
-      "templates": {"cloze": {"query": "Question: {{question}}\nAnswer:", "choices": "choices"}},
+      "templates": {
+        "cloze": {"query": "Question: {{question.strip()}}\nAnswer:", "choices": "choices|map('trim')"},
+      },
     },
   ),
   "nq_open": (
@@ -152,7 +198,7 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "winogrande",
     {
       "kind": "choice", "test": "data.jsonl", "contexts": "context_options", "answer": "{{continuation}}",
-      "gold": "gold", "separator": "\n\n",
+      "gold": "gold",
     },
   ),
   "lambada": ("lambada", _CONTINUES),
@@ -161,8 +207,9 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gsm8k",
     {
       "kind": "generation", "train": "train_2500.jsonl", "test": "test.jsonl",
-      "query": "Question: {{question}}\nAnswer:", "answer": "{{answer}}", "metrics": ["final_number"],
-      "max_new_tokens": 256, "stop": ["\n\nQuestion:", "\n\n"],
+      # An answer has lines, and none between them is empty: after one, a model invents the next question.
+      "query": "Question: {{question}}\nAnswer:", "answer": "{{answer.replace('\n\n', '\n')}}",
+      "metrics": ["final_number"], "max_new_tokens": 256, "stop": ["\n\n", "\nQuestion:"],
       "templates": {
         "direct": {"answer": "{{answer.split('####')[1].strip()}}"},  # without a chain of thought
       },
@@ -172,7 +219,7 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "aqua",
     {
       "kind": "generation", "test": "data.jsonl", "query": "Question: {{context}}\nAnswer:",
-      "answer": "{{answer}}", "metrics": ["quasi_exact_match"],
+      "answer": "{{answer.strip()}}", "metrics": ["quasi_exact_match"],
     },
   ),
   **{
@@ -180,10 +227,11 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
       "bbh",
       {
         "kind": "generation", "test": f"bbh/{name}.json", "records": "examples", "query": "Q: {{input}}\nA:",
-        "answer": "{{target}}", "metrics": ["exact_match"], "max_new_tokens": 32,
+        "answer": "{{target}}", "metrics": ["exact_match"], "max_new_tokens": 64,
+        "description": description,
       },
     )
-    for name in _BBH
+    for name, description in _BBH.items()
   },
   **{
     f"bigbench_{name}": (
@@ -208,7 +256,9 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     {
       "kind": "generation", "train": "train.jsonl", "dev": "dev.jsonl", "test": "test.jsonl",
       "id": "paper_id", "query": "Abstract: {{source|map('trim')|join(' ')}}\nTL;DR:",
-      "answer": "{{target[0].strip()}}", "references": "target", "metrics": ["rouge1", "rouge2", "rougeL"],
+      "answer": "{{target[0].strip()|replace('\n', ' ')}}",
+      "references": "target|map('trim')|map('replace', '\n', ' ')",
+      "metrics": ["rouge1", "rouge2", "rougeL"],
     },
   ),
   "qmsum_spans": (
@@ -223,9 +273,10 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "sgd",
     {
       "kind": "generation", "train": "train.jsonl", "dev": "dev.jsonl", "test": "test.jsonl", "id": "id",
-      "query": "{% for t in before %}{{'User' if t.speaker == 'USER' else 'Assistant'}}: {{t.utterance}}\n"
-      "{% endfor %}Assistant:",
-      "answer": "{{utterance}}", "metrics": ["bleu", "f1"],
+      # A turn is a line, whatever white space is in it.
+      "query": "{% for t in before %}{{'User' if t.speaker == 'USER' else 'Assistant'}}: "
+      "{{t.utterance.split()|join(' ')}}\n{% endfor %}Assistant:",
+      "answer": "{{utterance.split()|join(' ')}}", "metrics": ["bleu", "f1"],
     },
   ),
   # Code.
@@ -233,7 +284,7 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "humaneval",
     {
       "kind": "code", "test": "HumanEval.jsonl.gz", "query": "{{prompt}}", "gap": "", "id": "task_id",
-      "answer": "{{canonical_solution}}", "max_new_tokens": 384,
+      "answer": "{{canonical_solution}}", "max_new_tokens": 512,
       "program": "{{prompt}}{{completion}}\n{{test}}\ncheck({{entry_point}})\n",
       # Chen et al. (arXiv:2107.03374, section 2.1).
       "stop": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
@@ -242,18 +293,20 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
   "mbpp": (
     "mbpp",
     {
-      "kind": "code", "test": "mbpp.jsonl", "gap": "", "id": "task_id", "max_new_tokens": 384,
+      "kind": "code", "train": "mbpp.jsonl", "dev": "mbpp.jsonl", "test": "mbpp.jsonl", "gap": "",
+      "id": "task_id", "max_new_tokens": 512,
       # Austin et al. (arXiv:2108.07732, section 3): the tests are part of the question.
       "query": "You are an expert Python programmer, and here is your task: {{text}} Your code should pass "
       "these tests:\n\n{{test_list|join('\\n')}}\n[BEGIN]\n",
       "answer": "{{code.replace('\\r\\n', '\\n')}}\n[DONE]",
+      "references": "[code.replace('\\r\\n', '\\n')]",
       "program": "{{completion}}\n{{test_setup_code}}\n{{test_list|join('\\n')}}\n", "stop": ["[DONE]"],
     },
   ),
 }  # fmt: skip
 
 
-def answered_turns(rows: list[Row]) -> list[Row]:
+def answered_turns(rows: list[Row], split: str) -> list[Row]:
   """Makes a row of each answer of the system in a dialogue, with the turns before it."""
   found = []
   for row in rows:
@@ -271,4 +324,22 @@ def answered_turns(rows: list[Row]) -> list[Row]:
   return found
 
 
-ADAPT = {"sgd": answered_turns}
+# Ids of the splits of MBPP (arXiv:2108.07732, section 2.1); its few-shot prompts are of the first ten.
+_MBPP = {"train": range(1, 11), "test": range(11, 511), "dev": range(511, 601)}
+
+
+def mbpp_split(rows: list[Row], split: str) -> list[Row]:
+  return [row for row in rows if row.fields["task_id"] in _MBPP[split]]
+
+
+def unambiguous(rows: list[Row], split: str) -> list[Row]:
+  """Leaves out rows whose right choice is there twice."""
+  found = []
+  for row in rows:
+    choices, gold = row.fields["choices"], row.fields["answer"]
+    if choices.count(choices[gold]) == 1:
+      found.append(row)
+  return found
+
+
+ADAPT = {"mbpp": mbpp_split, "mmlu_lite": unambiguous, "sgd": answered_turns}

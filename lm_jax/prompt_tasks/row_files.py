@@ -1,5 +1,6 @@
 """Rows of files that people keep tasks in: .jsonl, .json, .csv, .tsv, and these with .gz."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -7,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lm_jax.strict import ConfigError, nearest
 
@@ -43,7 +44,7 @@ def read(path: str | Path, columns: Sequence[str] | None = None, records: str | 
 
 
 def _text(path: Path) -> tuple[str, str]:
-  """Returns the text of a file, and what it is."""
+  """Returns the text of a file, without the mark that editors put before UTF-8, and what it is."""
   packed = path.suffix == ".gz"
   ending = Path(path.stem).suffix if packed else path.suffix
   if ending not in ENDINGS:
@@ -52,6 +53,7 @@ def _text(path: Path) -> tuple[str, str]:
     data = path.read_bytes()
     if packed:
       data = gzip.decompress(data)
+    data = data.removeprefix(codecs.BOM_UTF8)
   except (OSError, EOFError, zlib.error) as error:
     raise ConfigError(f"{path}: cannot be read ({error})") from None
   try:
@@ -83,9 +85,14 @@ def _json_records(path: Path, text: str, records: str | None) -> Iterator[Row]:
 
 def _parsed(text: str, where: str) -> Any:
   try:
-    return json.loads(text)
-  except ValueError as error:
+    return json.loads(text, parse_constant=_refuse_constant)
+  except (ValueError, RecursionError) as error:
     raise ConfigError(f"{where}: is not JSON ({error})") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+  """Python writes NaN where a number is missing, and it must not be read as the text "nan"."""
+  raise ValueError(f"{name} is no number; a missing one is null")
 
 
 def _row(found: Any, where: str) -> Row:
@@ -95,20 +102,32 @@ def _row(found: Any, where: str) -> Row:
 
 
 def _table(path: Path, text: str, delimiter: str, columns: Sequence[str] | None) -> Iterator[Row]:
-  """Tab-separated cells are what stands between tabs; quotes are a matter of .csv."""
+  """Tab-separated cells are what stands between tabs; quotes are a matter of .csv.
+
+  A row's place is its first line. Rows without text in any cell are no rows.
+  """
   quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
   reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
   names = None if columns is None else list(columns)
+  _refuse_twins(str(path), names or ())
+  first = 1
   try:
     for cells in reader:
-      where = f"{path} line {reader.line_num}"
+      where, first = f"{path} line {first}", reader.line_num + 1
       if not any(cells):
         continue
       if names is None:
         names = cells
+        _refuse_twins(where, names)
       elif len(cells) != len(names):
         raise ConfigError(f"{where}: has {len(cells)} columns, must have {len(names)} ({', '.join(names)})")
       else:
         yield Row(where, dict(zip(names, cells, strict=True)))
   except csv.Error as error:
     raise ConfigError(f"{path} line {reader.line_num}: is no table ({error})") from None
+
+
+def _refuse_twins(where: str, names: Sequence[str]) -> None:
+  for name in names:
+    if names.count(name) > 1:
+      raise ConfigError(f"{where}: has two columns {name!r}; must differ")
