@@ -1,17 +1,20 @@
 """Programs that do harm where they can: the same text without isolation shows that it would."""
 
+import ctypes
 import functools
 import gzip
 import json
 import os
 import re
 import shutil
+import site
 import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy
 import pytest
 from processes import ROOT, wait_until
 
@@ -122,13 +125,22 @@ def test_reference_solutions_pass_and_without_their_last_line_fail(shared):
     "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1",
     "import os; assert len(os.urandom(4)) == len(open('/dev/urandom', 'rb').read(4))",
     "import sys; sys.stdout.close()",
-    "import numpy; assert numpy.ones((50, 50)).dot(numpy.ones(50)).sum() == 2500",
     "assert len('é∀𝄞') == 3",
     "import os; os.write = os._exit = os.getpid = exec = print = None",
   ],
 )  # fmt: skip
 def test_ordinary_programs_pass(program):
   assert run(program) == Outcome("passed", "a\n" if "args='a'" in program else "")
+
+
+@isolated
+@pytest.mark.skipif(
+  not any(Path(numpy.__file__).is_relative_to(f) for f in site.getsitepackages()),
+  reason="numpy is not installed, only on the path",
+)
+def test_installed_packages_can_be_imported():
+  program = "import numpy; assert numpy.ones((50, 50)).dot(numpy.ones(50)).sum() == 2500"
+  assert run(program) == Outcome("passed", "")
 
 
 @isolated
@@ -384,10 +396,24 @@ def test_without_isolation_they_are_in_reach(canary):
 
 @isolated
 def test_what_can_be_read_cannot_be_written():
-  folders = [folder for folder, _ in sandbox._readable() if Path(folder).is_dir()] + ["/", "/dev"]
+  folders = [folder for folder, _ in sandbox._readable() if Path(folder).is_dir()] + ["/"]
   lines = [f"open('{folder}/new', 'w')" for folder in folders]
-  lines += ["open(os.__file__, 'r+')", "os.chmod(os.__file__, 0o777)", "os.utime(os.__file__)"]
+  lines += [
+    "open(os.__file__, 'r+')",
+    "os.chmod(os.__file__, os.stat(os.__file__).st_mode)",
+    "os.utime(os.__file__)",
+  ]
   assert run(attempts(*lines)) == Outcome("passed", "")
+  # Also where the user that runs it could write.
+  program = f"""
+    import os
+    for folder in {folders}:
+      flags = os.statvfs(folder).f_flag
+      assert flags & os.ST_RDONLY and flags & os.ST_NOSUID and flags & os.ST_NODEV, folder
+    flags = os.statvfs("/tmp").f_flag
+    assert flags & os.ST_NOSUID and flags & os.ST_NODEV
+  """
+  assert run(program) == Outcome("passed", "")
 
 
 @isolated
@@ -398,7 +424,7 @@ def test_nothing_of_ours_is_visible(monkeypatch):
     print(dict(os.environ), sys.argv, sys.orig_argv)
     print(os.getpid(), os.getppid(), os.getuid(), os.geteuid(), os.getgid())
     print([name for name in sys.modules if "lm_jax" in name or "sandbox" in name])
-    assert not os.path.exists("/proc") and not os.path.exists("/sys")
+    assert set(os.listdir("/")) == TOP
     assert set(os.listdir("/dev")) == {"null", "urandom", "shm"}
     descriptors = []
     for descriptor in range(256):
@@ -409,7 +435,8 @@ def test_nothing_of_ours_is_visible(monkeypatch):
         pass
     assert len(descriptors) == 4 and descriptors[:3] == [0, 1, 2], descriptors
   """
-  outcome = run(program)
+  top = {"dev", "tmp", *(path.split("/")[1] for path, _ in sandbox._readable())}
+  outcome = run(program.replace("TOP", repr(top)))
   assert outcome.passed, outcome.output
   assert "hush-hush" not in outcome.output and "SECRET" not in outcome.output
   _, ids, modules = outcome.output.splitlines()
@@ -477,6 +504,36 @@ def test_privileges_cannot_be_gained():
   for number in (sandbox_linux._SYSCALLS[os.uname().machine][name] for name in ("clone", "clone3")):
     program += f"assert {libc}.syscall({number}, 0x10000011, 0, 0, 0, 0) == -1\n"
   assert run(program) == Outcome("passed", "")
+
+
+# No capability of any kind, and no group that root was in.
+POWERLESS = """
+import ctypes, os
+header, found = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[1] * 6)
+assert ctypes.CDLL(None).capget(header, found) == 0
+assert list(found) == [0] * 6
+assert os.getuid() == os.geteuid() == os.getgid() == 65534
+"""
+
+
+@isolated
+def test_a_program_of_root_is_powerless():
+  groups = "assert os.getgroups() == []" if os.geteuid() == 0 else ""
+  assert run(POWERLESS + groups) == Outcome("passed", "")
+  assert not run(POWERLESS, without_isolation=True).passed
+
+
+@isolated
+def test_semaphores_are_those_of_its_own_world():
+  libc, key = ctypes.CDLL(None), 0x6C6D0000 | os.getpid() & 0xFFFF
+  number = libc.semget(key, 1, 0o1666)
+  assert number >= 0
+  try:
+    program = f"import ctypes; assert ctypes.CDLL(None).semget({key}, 1, 0) >= 0"
+    assert run(program).reason == "failed"
+    assert run(program, without_isolation=True).passed
+  finally:
+    libc.semctl(number, 0, 0)  # IPC_RMID
 
 
 @isolated
@@ -581,7 +638,7 @@ def test_a_user_without_privileges_is_as_safe(canary):
     "x = bytearray(100 << 30)": "out of memory",
     "import os, time\nfor _ in range(8):\n  if os.fork() == 0: x = bytearray(150 << 20); time.sleep(1000)\n"
     "time.sleep(1000)": "out of memory",
-    "import os; assert os.getuid() == 65534": "passed",
+    POWERLESS: "passed",
   }  # fmt: skip
   script = f"""
     from lm_jax import sandbox
