@@ -1,5 +1,6 @@
 """Language modeling on text, from files to records: every objective trains, resumes, and joins others."""
 
+import json
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from processes import StopAfter, lasting_rows, lm_jax, merged, write_config
 from lm_jax import config as configs
 from lm_jax import loop, population, programs, records, tasks, tokenizers
 from lm_jax.data import preparation
+from lm_jax.launch import study
 from lm_jax.strict import ConfigError
 
 WORDS = [
@@ -161,6 +163,23 @@ def test_prompting_is_recorded_at_the_last_step(corpus, tmp_path):
     assert {(r["step"], r["n_shots"], r["n_items"]) for r in found} == {(4, 0, 10), (4, 2, 10)}
     assert {r["metric"] for r in found} >= {"accuracy", "choice_prob", "nll", "brier"}
     assert {r["chance"] for r in found if r["metric"] == "accuracy"} == {0.25}
+
+
+@pytest.mark.parametrize(
+  ("kind", "objective", "message"),
+  [
+    ("code", "causal_lm", r"few_shot: '.*' runs what is written; only lm-jax evaluate does"),
+    ("generation", "masked_lm", r"few_shot: '.*' is answered in writing, and a masked LM writes nothing"),
+  ],
+)
+def test_what_a_sweep_cannot_ask_is_said_before_it_trains(kind, objective, message, corpus, tmp_path):
+  (tmp_path / "rows.jsonl").write_text('{"q": "one", "a": "two"}\n')
+  definition = {"kind": kind, "test": "rows.jsonl", "query": "{{q}}", "answer": "{{a}}"}
+  definition |= {"program": "{{completion}}"} if kind == "code" else {}
+  (tmp_path / "asked.yaml").write_text(json.dumps(definition))
+  config = configs.from_mapping(tree(corpus, objective, eval={"few_shot": [str(tmp_path / "asked.yaml")]}))
+  with pytest.raises(ConfigError, match=message):
+    study.prepare_data([config], quiet=True)
 
 
 def test_a_changed_corpus_is_another_run(corpus, tmp_path):

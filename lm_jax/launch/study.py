@@ -53,7 +53,19 @@ def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
   for name in dict.fromkeys(name for c in configs for name in c.eval.few_shot):
     from lm_jax import prompt_tasks
 
-    prompt_tasks.make(name)  # a misspelt one is said now, not at the last step
+    task = prompt_tasks.make(name)  # a misspelt one is said now, not at the last step
+    if task.kind == "code":
+      raise ConfigError(
+        f"config.eval.few_shot: {name!r} runs what is written; only lm-jax evaluate does that"
+      )
+    if task.kind == "generation" and _is_masked(configs, name):
+      raise ConfigError(
+        f"config.eval.few_shot: {name!r} is answered in writing, and a masked LM writes nothing"
+      )
+
+
+def _is_masked(configs: Sequence[Config], name: str) -> bool:
+  return any(isinstance(c.task, Text) and c.task.is_masked for c in configs if name in c.eval.few_shot)
 
 
 def cell_dir(workdir: Path, cell: Cell) -> Path:
