@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_jax import answer_metrics, few_shot_scores, prompt_tasks
+from lm_jax.few_shot_prompts import Asked
+from lm_jax.few_shot_scores import Result
 from lm_jax.prompt_tasks import FewShotTask, Item, definition, expressions
 from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError
@@ -459,10 +461,12 @@ def test_guessing_has_the_chance_of_the_choices(templates):
     assert not any(len(item.choices) > 1 for item in task.items)
     return
   items = task.sample(40)
-  scores = few_shot_scores.means(
-    [few_shot_scores.of_choice(item, [Likelihood(-1.0, 1, False)] * len(item.choices)) for item in items],
-    items, task.name, 0, None,
-  )  # fmt: skip
+  results = []
+  for item in items:
+    found = [Likelihood(-1.0, 1, False)] * len(item.choices)
+    log_p = tuple(one.log_p for one in found)
+    results.append(Result(Asked(item, 0, (), ("",)), few_shot_scores.of_choice(item, found), log_p))
+  scores = few_shot_scores.means(task, results, 0)
   accuracy = next(score for score in scores if score.metric == "accuracy")
   expected = np.mean([1 / len(item.choices) for item in items])
   assert accuracy.value == pytest.approx(expected)
