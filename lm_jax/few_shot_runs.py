@@ -10,17 +10,19 @@ KEY is a hash of all that decides the numbers: the model, its weights, the task'
 What is there under its key is not computed again, whoever computed it; results.jsonl is made of all cells.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 
-from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict
+from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict, uncertainty
 from lm_jax.data.progress import Progress
 from lm_jax.few_shot import Asked, Result, RunCode, TooLong, Writing
 from lm_jax.pretrained import Pretrained
@@ -31,6 +33,7 @@ from lm_jax.strict import ConfigError, require
 
 SEMANTICS = 1  # of the numbers; a change of their definition makes all keys others
 RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
+ALL = "all"  # templates
 Report = Callable[[str], None]
 
 
@@ -90,7 +93,7 @@ def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
   found = []
   for name in s.tasks:
     there = prompt_tasks.templates(name)
-    for template in there if s.templates == ("all",) else s.templates:
+    for template in there if s.templates == (ALL,) else s.templates:
       task = prompt_tasks.make(name, template, s.split)
       for seed in s.seeds:
         task.demonstrations(task.sample(1)[0], max(s.shots), seed)
@@ -120,7 +123,7 @@ def run(
   run_code: RunCode | None = None,
   reader: Reader | None = None,
 ) -> list[dict[str, Any]]:
-  """Returns the rows of all that is asked, in its order.
+  """Returns the rows of all that is asked, in its order, and then the `summaries` of them.
 
   Args:
     p: with its parameters on the device.
@@ -136,7 +139,7 @@ def run(
   for _, task in asked:
     few_shot.check_code(task, run_code is not None)
   reader = reader or ModelReader(p)
-  about, rows = _about(p, name), []
+  about, rows, items = _about(p, name), [], {}
   for template, task in asked:
     cells = list(_cells(p, s, template, task))
     kept = {cell.key: _kept(folder, cell.key) for cell in cells}
@@ -146,12 +149,54 @@ def run(
       computed = _computed(task, reader, s, seed, together, report, quiet, run_code)
       for cell, found, results in computed:
         kept[cell.key] = [about | row for row in found]
+        items[cell.key] = _table(cell, results)
         if folder is not None:
-          _keep(folder, cell, kept[cell.key], results)
-    rows += [row for cell in cells for row in kept[cell.key]]
+          _keep(folder, cell, kept[cell.key], items[cell.key])
+    rows += [row | {"model": name} for cell in cells for row in kept[cell.key]]
   if folder is not None:
     _compact(folder)
-  return rows
+  for key in {row["key"] for row in rows} - set(items):
+    items[key] = pandas.read_parquet(folder / ITEMS / f"{key}.parquet")
+  return rows + summaries(rows, items)
+
+
+def summaries(rows: Sequence[dict[str, Any]], items: Mapping[str, pandas.DataFrame]) -> list[dict[str, Any]]:
+  """Returns a row for every metric of items that was measured with several seeds or templates.
+
+  Its value is the mean over all of them, its stderr that for other items, seeds and templates, and the
+  variances of the three are apart: see `uncertainty.variance_components`. `prompt_id` is "all".
+
+  Args:
+    items: {key of a row: the table of its items}.
+  """
+  groups = collections.defaultdict(list)
+  for row in rows:
+    groups[row["task"], row["n_shots"], row["metric"]].append(row)
+  found = []
+  for (_, _, metric), several in groups.items():
+    if len(several) < 2 or any(metric not in items[row["key"]] for row in several):
+      continue
+    scores = [items[row["key"]].drop_duplicates("item").set_index("item")[metric] for row in several]
+    table = pandas.concat(scores, axis=1, join="inner").dropna()
+    seeds, templates = (list(dict.fromkeys(row[name] for row in several)) for name in ("seed", "prompt_id"))
+    order = [(row["seed"], row["prompt_id"]) for row in several]
+    columns = [order.index((seed, template)) for seed in seeds for template in templates]
+    if table.empty:
+      continue
+    v = uncertainty.variance_components(
+      table.to_numpy(np.float64)[:, columns].reshape(len(table), len(seeds), len(templates))
+    )
+    found.append(
+      several[0]
+      | {
+        "key": None, "seed": None, "prompt_id": ALL, "value": v.mean, "stderr": v.stderr,
+        "n_items": v.n_items, "n_seeds": v.n_seeds, "n_templates": v.n_templates, "variance_items": v.item,
+        "variance_seeds": v.seed, "variance_templates": v.template,
+        "mean_shots": float(np.mean([row["mean_shots"] for row in several])),
+        "n_left_out": max(row["n_left_out"] for row in several),
+      }
+    )  # fmt: skip
+  return found
 
 
 def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iterator[_Cell]:
@@ -236,10 +281,13 @@ def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
     raise ConfigError(f"{path}: is not JSON ({error}); delete it to have it computed again") from None
 
 
-def _keep(folder: Path, cell: _Cell, rows: Sequence[dict[str, Any]], results: Sequence[Result]) -> None:
-  """Writes the items first: where its rows are, a cell is whole."""
+def _table(cell: _Cell, results: Sequence[Result]) -> pandas.DataFrame:
   where = {"task": cell.task.name, "prompt_id": cell.template, "seed": cell.seed, "n_shots": cell.shots}
-  table = pandas.DataFrame([where | _of_item(result) for result in results])
+  return pandas.DataFrame([where | _of_item(result) for result in results])
+
+
+def _keep(folder: Path, cell: _Cell, rows: Sequence[dict[str, Any]], table: pandas.DataFrame) -> None:
+  """Writes the items first: where its rows are, a cell is whole."""
   with _written(folder / ITEMS / f"{cell.key}.parquet") as path:
     table.to_parquet(path, index=False)
   with _written(folder / CELLS / f"{cell.key}.json") as path:

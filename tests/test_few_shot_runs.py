@@ -11,7 +11,17 @@ import pandas
 import pytest
 import reference
 
-from lm_jax import answer_metrics, cli, few_shot, few_shot_runs, pretrained, prompt_tasks, sandbox, tokenizers
+from lm_jax import (
+  answer_metrics,
+  cli,
+  few_shot,
+  few_shot_runs,
+  pretrained,
+  prompt_tasks,
+  sandbox,
+  tokenizers,
+  uncertainty,
+)
 from lm_jax.few_shot import Writing
 from lm_jax.few_shot_runs import Settings
 from lm_jax.pretrained import Pretrained
@@ -127,7 +137,8 @@ def test_nothing_is_computed_twice(model, definition, tmp_path):
   first = few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader)
   # Ten items of two choices: once without demonstrations, and for each seed with them.
   assert reader.asked == 3 * 20
-  assert {(row["n_shots"], row["seed"]) for row in first} == {(0, None), (2, 0), (2, 1)}
+  cells = [row for row in first if row["key"]]
+  assert {(row["n_shots"], row["seed"]) for row in cells} == {(0, None), (2, 0), (2, 1)}
   again = few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader)
   assert again == first and reader.asked == 60
   more = dataclasses.replace(settings, shots=(0, 1, 2))
@@ -135,7 +146,8 @@ def test_nothing_is_computed_twice(model, definition, tmp_path):
   assert reader.asked == 100
   assert [row for row in found if row["n_shots"] != 1] == first
   table = pandas.read_json(folder / "results.jsonl", lines=True)
-  assert len(table) == len(found)
+  assert set(table["key"]) == {row["key"] for row in found} - {None}
+  assert len(table) == sum(row["key"] is not None for row in found)
   others = dataclasses.replace(model, identity={"test": 2})
   few_shot_runs.run(others, settings, name="o", folder=folder, quiet=True, reader=reader)
   assert reader.asked == 160
@@ -185,6 +197,53 @@ def test_all_models_see_the_same_prompts_in_any_order_of_rows(model, definition,
     runs[name] = (set(items["prompt_hash"]), {row["metric"]: row["value"] for row in rows})
   assert runs["a"][0] == runs["b"][0]
   assert runs["a"][1] == pytest.approx(runs["b"][1])
+
+
+def test_items_seeds_and_templates_vary_apart(model, definition, tmp_path):
+  with definition.open("a") as file:
+    file.write('templates: {words: {choices: [awful, great]}, long: {query: "Text: {{text}}\\nLabel:"}}\n')
+  settings = Settings((str(definition),), shots=(0, 2), seeds=(0, 1, 2, 3), templates=("all",))
+  folder = tmp_path / "results"
+  rows = few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=Reading())
+  nothing_new = Reading()
+  assert few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=nothing_new) == rows
+  assert nothing_new.asked == 0
+  all_of_them = {(row["n_shots"], row["metric"]): row for row in rows if row["prompt_id"] == "all"}
+  for shots, num_seeds in ((0, 1), (2, 4)):
+    row = all_of_them[shots, "nll"]
+    assert (row["n_items"], row["n_seeds"], row["n_templates"]) == (10, num_seeds, 3)
+    parts = [one for one in rows if one["n_shots"] == shots and one["metric"] == "nll" and one["key"]]
+    assert len(parts) == 3 * num_seeds
+    assert row["value"] == pytest.approx(np.mean([one["value"] for one in parts]))
+    cubes = [
+      [
+        pandas.read_parquet(folder / "items" / f"{one['key']}.parquet").set_index("item")["nll"].sort_index()
+        for one in sorted(parts, key=lambda one: one["prompt_id"])
+        if one["seed"] == seed
+      ]
+      for seed in dict.fromkeys(one["seed"] for one in parts)
+    ]
+    expected = uncertainty.variance_components(np.array(cubes).transpose(2, 0, 1))
+    assert row["variance_items"] == pytest.approx(expected.item)
+    assert row["variance_seeds"] == (None if shots == 0 else pytest.approx(expected.seed))
+    assert row["variance_templates"] == pytest.approx(expected.template)
+    assert row["stderr"] == pytest.approx(expected.stderr)
+  one_way = dataclasses.replace(settings, seeds=(0,), templates=("default",))
+  found = few_shot_runs.run(model, one_way, name="m", folder=folder, quiet=True, reader=Reading())
+  assert all(row["key"] for row in found)
+
+
+def test_nothing_fits_and_that_is_kept(model, tmp_path):
+  (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * CONTEXT, "label": 0}) + "\n")
+  path = tmp_path / "long.yaml"
+  path.write_text("test: rows.jsonl\nquery: '{{text}}'\nchoices: [bad, good]\ngold: label\n")
+  settings, told = Settings((str(path),)), []
+  for _ in range(2):
+    (row,) = few_shot_runs.run(
+      model, settings, name="m", folder=tmp_path / "w", quiet=True, report=told.append
+    )
+    assert (row["metric"], row["value"], row["n_items"], row["n_left_out"]) == ("accuracy", None, 0, 1)
+  assert told == ["long, 0 shots: 1 of 1 items are too long for the model"]
 
 
 def test_batches_and_shots_in_one_pass_change_no_score(model):

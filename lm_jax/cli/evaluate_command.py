@@ -144,10 +144,19 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     table.add_column(name, justify="right")
   for row in rows:
     table.add_row(
-      Path(row["model"]).name, row["task"], row["prompt_id"], _shots(row), _text(row["seed"], "d"),
+      Path(row["model"]).name, row["task"], row["prompt_id"], _shots(row), _seed(row),
       row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]), str(row["n_items"]),
     )  # fmt: skip
-  Console(width=None if sys.stdout.isatty() else 140).print(table)
+  console = Console(width=None if sys.stdout.isatty() else 140)
+  console.print(table)
+  if any("n_seeds" in row for row in rows):
+    console.print(
+      "seed *: over all seeds and templates; its error is for other items, seeds and templates", style="dim"
+    )
+
+
+def _seed(row: dict[str, Any]) -> str:
+  return "*" if "n_seeds" in row else _text(row["seed"], "d")
 
 
 def _shots(row: dict[str, Any]) -> str:
