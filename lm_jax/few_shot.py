@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax import few_shot_scores
 from lm_jax.config import Config
-from lm_jax.few_shot_prompts import Asked, TooLong, plan
+from lm_jax.few_shot_prompts import Asked, TooLong, neutral_contexts, plan
 from lm_jax.few_shot_scores import Result, means
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.interop import runs
@@ -50,26 +50,39 @@ def ask(
   *,
   writing: Writing = Writing(),
   run_code: RunCode | None = None,
+  calibrate: bool = False,
   progress: Progress | None = None,
 ) -> list[Result]:
   """Returns what a model makes of items, those left out that it has no room for.
 
   Args:
+    calibrate: measure choices after queries without content too, where a task has them.
     run_code: what programs are run by; a task of code is an error without it.
   """
   asked = [one for one in asked if one.demonstrations is not None]
   if task.kind in ("generation", "code"):
     return _written(task, reader, asked, writing, run_code, progress)
-  requests = [(one.context(c), choice) for one in asked for c, choice in enumerate(one.item.choices)]
+  # Each item's choices, and then the same after each of its queries without content.
+  neutral = [neutral_contexts(task, one) if calibrate else [] for one in asked]
+  requests = []
+  for one, contexts in zip(asked, neutral, strict=True):
+    requests += [(one.context(c), choice) for c, choice in enumerate(one.item.choices)]
+    requests += [(context, choice) for context in contexts for choice in one.item.choices]
   found = iter(reader.loglikelihood(requests, progress))
-  return [_scored(task, one, [next(found) for _ in one.item.choices]) for one in asked]
+  results = []
+  for one, contexts in zip(asked, neutral, strict=True):
+    likelihoods = [[next(found) for _ in one.item.choices] for _ in range(1 + len(contexts))]
+    results.append(_scored(task, one, likelihoods[0], likelihoods[1:]))
+  return results
 
 
-def _scored(task: FewShotTask, asked: Asked, found: Sequence[Likelihood]) -> Result:
+def _scored(
+  task: FewShotTask, asked: Asked, found: Sequence[Likelihood], neutral: Sequence[Sequence[Likelihood]]
+) -> Result:
   if task.kind == "continuation":
     scores = few_shot_scores.of_continuation(found[0])
   else:
-    scores = few_shot_scores.of_choice(asked.item, found)
+    scores = few_shot_scores.of_choice(asked.item, found, neutral)
   return Result(asked, scores, tuple(one.log_p for one in found), tuple(one.num_tokens for one in found))
 
 

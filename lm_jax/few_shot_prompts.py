@@ -86,9 +86,16 @@ def _asked(task: FewShotTask, item: Item, shots: int, demonstrations: tuple[Item
   return Asked(item, shots, demonstrations, tuple(task.context(item, demonstrations, c) for c in differing))
 
 
+def neutral_contexts(task: FewShotTask, asked: Asked) -> list[str]:
+  """Returns the same prompt with each of the item's queries without content."""
+  items = [dataclasses.replace(asked.item, query=query) for query in asked.item.neutral]
+  return [task.context(item, asked.demonstrations) for item in items]
+
+
 def _longest(task: FewShotTask, asked: Asked) -> tuple[str, str | int]:
   """Returns the longest of what is read and comes after it, by characters."""
   if not asked.item.choices:
     return asked.contexts[0], task.max_new_tokens
   pairs = [(asked.context(c), choice) for c, choice in enumerate(asked.item.choices)]
+  pairs += [(context, choice) for context in neutral_contexts(task, asked) for choice in asked.item.choices]
   return max(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))

@@ -60,6 +60,7 @@ class Settings:
   split: str = "test"
   too_long: TooLong = "drop"
   writing: Writing = Writing()
+  calibrate: bool = False  # contextual calibration, where a task names its `content`; four times the reading
 
 
 def check(s: Settings) -> None:
@@ -98,6 +99,8 @@ def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
       for seed in s.seeds:
         task.demonstrations(task.sample(1)[0], max(s.shots), seed)
       found.append((template, task))
+  if s.calibrate and not any(item.neutral for _, task in found for item in task.items[:1]):
+    raise ConfigError("--calibrate: none of the tasks names the field that is its `content`")
   return found
 
 
@@ -206,6 +209,8 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
   }  # fmt: skip
   if task.kind in ("generation", "code"):
     common["writing"] = dataclasses.asdict(s.writing)
+  if s.calibrate and task.kind == "choice":
+    common["calibrate"] = True
   for k in s.shots:
     # Without demonstrations there is nothing to draw.
     for seed in s.seeds if k else (None,):
@@ -228,8 +233,10 @@ def _computed(
   asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long)
   writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
-  with Progress(what, _num_answers(asked, writing), quiet=quiet, unit="answers") as bar:
-    results = few_shot.ask(task, reader, asked, writing=writing, run_code=run_code, progress=bar.advance)
+  with Progress(what, _num_answers(asked, writing, s.calibrate), quiet=quiet, unit="answers") as bar:
+    results = few_shot.ask(
+      task, reader, asked, writing=writing, run_code=run_code, calibrate=s.calibrate, progress=bar.advance
+    )
   for cell in cells:
     of_shots = [result for result in results if result.asked.shots == cell.shots]
     total = sum(one.shots == cell.shots for one in asked)
@@ -239,9 +246,10 @@ def _computed(
     yield cell, _rows(cell, s, few_shot.means(task, of_shots, cell.shots), of_shots, left_out), of_shots
 
 
-def _num_answers(asked: Sequence[Asked], writing: Writing) -> int:
+def _num_answers(asked: Sequence[Asked], writing: Writing, calibrate: bool) -> int:
   there = [one.item for one in asked if one.demonstrations is not None]
-  return sum(len(item.choices) or writing.samples for item in there)
+  reads = [1 + len(item.neutral) * calibrate for item in there]
+  return sum(n * len(item.choices) or writing.samples for n, item in zip(reads, there, strict=True))
 
 
 def _rows(

@@ -8,6 +8,8 @@ Of a choice among C, gold g, log p(c) the sum over a choice's tokens:
   choice_prob     p(g) normalized over the choices.
   brier           sum over the choices of (p - 1[gold])^2, p normalized over the choices: 0 to 2.
   target_brier    (1 - p(g))^2.
+  accuracy_calibrated, choice_prob_calibrated   of p(c) / q(c), q the mean of p(c) after the same prompt whose
+                  last query has no content (contextual calibration, arXiv:2102.09690).
   ece, aurc       over all items: lm_jax/confidence.py, the confidence being the largest p.
 Of a text that goes on in one way:
   exact_match     1 if each of its tokens is the likeliest one: greedy decoding would write it.
@@ -31,7 +33,10 @@ from lm_jax.sandbox import Outcome
 from lm_jax.scorer import Likelihood
 from lm_jax.scores import Score
 
-WITH_CHANCE = ("accuracy", "accuracy_norm", "accuracy_bytes", "choice_prob")
+WITH_CHANCE = (
+  "accuracy", "accuracy_norm", "accuracy_bytes", "choice_prob", "accuracy_calibrated",
+  "choice_prob_calibrated",
+)  # fmt: skip
 PASS_AT = (1, 10, 100)
 # What is first asked about a task of a kind, where it does not say itself.
 MAIN = {
@@ -71,13 +76,27 @@ class Result:
 # --- one item ---------------------------------------------------------------------------------------
 
 
-def of_choice(item: Item, found: Sequence[Likelihood]) -> dict[str, float]:
-  """Returns the scores of one item, given the likelihood of each of its choices."""
+def of_choice(
+  item: Item, found: Sequence[Likelihood], neutral: Sequence[Sequence[Likelihood]] = ()
+) -> dict[str, float]:
+  """Returns the scores of one item, given the likelihood of each of its choices.
+
+  Args:
+    neutral: the same after each query without content; with any, calibrated scores are added.
+  """
   log_p = np.array([choice.log_p for choice in found])
   bare = [choice.strip() for choice in item.choices]
   characters, num_bytes = (np.array([len(x) for x in texts]) for texts in (bare, [b.encode() for b in bare]))
   p = choice_probabilities(log_p)
   gold = np.arange(len(p)) == item.gold
+  calibrated = {}
+  if neutral:
+    bias = np.mean([choice_probabilities(np.array([one.log_p for one in of])) for of in neutral], axis=0)
+    without = log_p - np.log(bias)
+    calibrated = {
+      "accuracy_calibrated": _is_best(without, item.gold),
+      "choice_prob_calibrated": float(choice_probabilities(without)[item.gold]),
+    }
   return {
     "accuracy": _is_best(log_p, item.gold),
     "accuracy_norm": _is_best(log_p / characters, item.gold),
@@ -86,6 +105,7 @@ def of_choice(item: Item, found: Sequence[Likelihood]) -> dict[str, float]:
     "choice_prob": float(p[item.gold]),
     "brier": float(np.square(p - gold).sum()),
     "target_brier": float(1 - p[item.gold]) ** 2,
+    **calibrated,
   }
 
 

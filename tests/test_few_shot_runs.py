@@ -233,6 +233,33 @@ def test_items_seeds_and_templates_vary_apart(model, definition, tmp_path):
   assert all(row["key"] for row in found)
 
 
+def test_calibration_takes_off_what_a_model_prefers_without_content(model, definition, tmp_path):
+  """A model that knows the answers, but has 3 nats more for `good` than for `bad` after any query."""
+  definition.write_text(definition.read_text() + "content: text\n")
+  task = prompt_tasks.make(str(definition))
+  right = {item.query: item.choices[item.gold] for item in task.items}
+
+  class Biased(Reading):
+    def _log_p(self, context, choice):
+      query = next((query for query in right if context.endswith(query)), None)
+      return 3 * (choice == " good") + (right.get(query) == choice) - 10
+
+  settings = Settings((str(definition),), shots=(2,), calibrate=True)
+  rows = few_shot_runs.run(model, settings, name="m", quiet=True, reader=(reader := Biased()))
+  assert reader.asked == 10 * 2 * 4
+  found = {row["metric"]: row["value"] for row in rows}
+  assert (found["accuracy"], found["accuracy_calibrated"]) == (0.5, 1)
+  # Without the preference the right one has 1 nat more.
+  assert found["choice_prob_calibrated"] == pytest.approx(1 / (1 + np.exp(-1)))
+  neutral = task.items[0].neutral
+  assert neutral == ("T: N/A\nL:", "T: [MASK]\nL:", "T: \nL:")
+  plain = few_shot_runs.run(model, dataclasses.replace(settings, calibrate=False), name="m", quiet=True,
+                            reader=Biased())  # fmt: skip
+  assert {row["metric"] for row in rows} - {row["metric"] for row in plain} == {
+    "accuracy_calibrated", "choice_prob_calibrated",
+  }  # fmt: skip
+
+
 def test_nothing_fits_and_that_is_kept(model, tmp_path):
   (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * CONTEXT, "label": 0}) + "\n")
   path = tmp_path / "long.yaml"
@@ -370,6 +397,7 @@ BAD = {
   "code": (("--tasks=humaneval",), r"task 'humaneval': runs code .*--allow_code_execution"),
   "many of one": (("--tasks=mr", "--samples=3"), r"--samples=3: must be 1 at --temperature=0"),
   "no such flag": (("--tasks=mr", "--shot=1"), r"--shot: no such flag .*did you mean 'shots'"),
+  "nothing to calibrate": (("--tasks=boolq", "--calibrate"), r"--calibrate: none of the tasks"),
   "no dev split": (("--tasks=boolq", "--split=dev"), r"has no dev rows"),
 }  # fmt: skip
 

@@ -32,6 +32,10 @@ FLAGS |= {
     "context, or refuse it", "drop",
   ),
   "samples": (flags.DEFINE_integer, "written answers to each prompt; several need a --temperature", 1),
+  "calibrate": (
+    flags.DEFINE_boolean, "contextual calibration (arXiv:2102.09690): adds accuracy_calibrated, where a task "
+    "names its content", False,
+  ),
   "allow_code_execution": (
     flags.DEFINE_boolean, "run code that the model writes, in a sandbox: tasks of code need it", False,
   ),
@@ -79,7 +83,7 @@ def _settings(values: flags.FlagValues) -> "Settings":
   return Settings(
     tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
     templates=_split(values.templates), limit=values.limit, split=values.split, too_long=values.too_long,
-    writing=Writing(values.samples, values.temperature or 0.0, values.top_p),
+    writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
 
 
@@ -173,7 +177,7 @@ COMMANDS = {
   "evaluate": Command(
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
-      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "samples",
+      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "calibrate", "samples",
       "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt", "workdir",
       "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,

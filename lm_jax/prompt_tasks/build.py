@@ -7,8 +7,10 @@ from lm_jax.prompt_tasks import expressions, row_files
 from lm_jax.prompt_tasks.definition import DEFAULT, Definition, Template
 from lm_jax.prompt_tasks.items import FewShotTask, Item, text_id
 from lm_jax.prompt_tasks.row_files import Row
-from lm_jax.strict import ConfigError, did_you_mean
+from lm_jax.strict import ConfigError, did_you_mean, nearest
 
+# Zhao et al. (arXiv:2102.09690, section 5).
+CONTENT_FREE = ("N/A", "[MASK]", "")
 # What a task of a table may do to the rows of a split, before they are rendered.
 Adapt = Callable[[list[Row], str], list[Row]]
 
@@ -85,7 +87,7 @@ class _Renderer:
       choices = self._of_row(row) if contexts is None else (self._texts["answer"](*row),) * len(contexts)
       gold = self._gold(row, choices if contexts is None else contexts)
       choices = tuple(self._after_gap(row, one) for one in choices)
-      return Item(identity, query, choices, gold, contexts, fields=row.fields)
+      return Item(identity, query, choices, gold, contexts, neutral=self._neutral(row), fields=row.fields)
     answer = self._texts["answer"](*row)
     written = self._after_gap(row, answer)
     if d.kind == "continuation":
@@ -95,6 +97,16 @@ class _Renderer:
       # What is missing in it is said now, and not when answers have been written.
       self._texts["program"](row.where, row.fields | {"completion": answer})
     return Item(identity, query, references=references, written=written, fields=row.fields)
+
+  def _neutral(self, row: Row) -> tuple[str, ...]:
+    content = self._d.content
+    if content is None or "query" not in self._texts:
+      return ()
+    if content not in row.fields:
+      raise ConfigError(
+        f"{row.where}: has no {content!r}, the task's `content`{nearest(content, row.fields)}"
+      )
+    return tuple(self._texts["query"](row.where, row.fields | {content: text}) for text in CONTENT_FREE)
 
   def _identity(self, row: Row) -> str:
     if "id" not in self._values:

@@ -43,6 +43,7 @@ NEEDED = {
 ONLY = {
   "choices": ("choice",),
   "contexts": ("choice",),
+  "content": ("choice",),
   "gold": ("choice",),
   "references": ("generation", "code"),
   "program": ("code",),
@@ -88,6 +89,8 @@ class Definition(Template):
   id: str | None = None  # expression; default: a hash of the row
   gold: str | None = None  # expression: of a choice, the index of the right one, or its text
   references: str | None = None  # expression: answers that are right; default: the one
+  # Of a choice: the field of a row that holds its content, for contextual calibration (arXiv:2102.09690).
+  content: str | None = None
   program: str | None = None  # of code: what is run, with `completion` for what the model wrote
   stop: tuple[str, ...] = ("\n",)  # what a written answer ends before
   max_new_tokens: int = 64

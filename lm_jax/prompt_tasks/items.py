@@ -27,6 +27,7 @@ class Item:
     contexts: of choices that come after different texts: the query of each.
     references: of a written answer, those that are right.
     written: of a written answer, how a demonstration goes on.
+    neutral: of a choice, queries without content, by which a model's preference for words is measured.
     fields: of the row.
   """
 
@@ -37,6 +38,7 @@ class Item:
   contexts: tuple[str, ...] | None = None
   references: tuple[str, ...] = ()
   written: str | None = None
+  neutral: tuple[str, ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
   @property
@@ -79,7 +81,18 @@ class FewShotTask:
     how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("items", "pool")}
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
-      asked = None if item is None else [item.id, item.answered, item.choices, item.contexts, item.references]
+      asked = (
+        None
+        if item is None
+        else [
+          item.id,
+          item.answered,
+          item.choices,
+          item.contexts,
+          item.references,
+          item.neutral,
+        ]
+      )
       if item is not None and self.program is not None:
         asked.append(item.fields)  # tests are among them
       hashes.update(json.dumps(asked).encode())

@@ -31,7 +31,7 @@ def _sentiment(what: str, **fields: Any) -> dict[str, Any]:
   """Sentiment of a sentence, in words that people have used for it."""
   return {
     "kind": "choice", "query": f"{what}: {{{{text}}}}\nSentiment:", "choices": ["negative", "positive"],
-    "gold": "label", "id": "text",
+    "gold": "label", "id": "text", "content": "text",
     "templates": {
       "great": {"query": "{{text}}\nAll in all, it was", "choices": ["terrible", "great"]},  # LM-BFF's words
       "question": {
@@ -138,14 +138,14 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "subj",
     _SPLITS | {
       "kind": "choice", "query": "Sentence: {{text}}\nType:", "choices": ["objective", "subjective"],
-      "gold": "label", "id": "text",
+      "gold": "label", "id": "text", "content": "text",
     },
   ),
   "banking77": (
     "banking77",
     {
       "kind": "choice", "train": "train.csv", "test": "test.csv", "query": "Query: {{text}}\nIntent:",
-      "gold": "category.replace('_', ' ')", "balanced": False,
+      "gold": "category.replace('_', ' ')", "balanced": False, "content": "text",
     },
   ),
   "clinc150": (
@@ -153,6 +153,7 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     {
       "kind": "choice", "train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl",
       "query": "Query: {{text}}\nIntent:", "gold": "label.replace('_', ' ')", "balanced": False,
+      "content": "text",
     },
   ),
   # Questions.
