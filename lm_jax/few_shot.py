@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax import few_shot_scores
 from lm_jax.config import Config
-from lm_jax.few_shot_prompts import Asked, TooLong, neutral_contexts, plan
+from lm_jax.few_shot_prompts import Asked, Labels, TooLong, neutral_contexts, plan
 from lm_jax.few_shot_scores import Result, means
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.interop import runs
@@ -20,7 +20,7 @@ from lm_jax.strict import ConfigError
 from lm_jax.tasks.text import Text
 
 __all__ = [
-  "Asked", "FewShotTask", "Item", "Result", "TooLong", "Writing", "ask", "association", "evaluate",
+  "Asked", "FewShotTask", "Item", "Labels", "Result", "TooLong", "Writing", "ask", "association", "evaluate",
   "evaluate_params", "make", "means", "plan",
 ]  # fmt: skip
 

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lm_jax.prompt_tasks import FewShotTask, Item
+from lm_jax.prompt_tasks.items import relabeled
 from lm_jax.reader import Reader
 from lm_jax.strict import ConfigError, require
 
 TooLong = Literal["drop", "refuse"]
+Labels = Literal["gold", "random", "flipped"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +50,25 @@ def plan(
   num_examples: int | None,
   seed: int,
   too_long: TooLong = "drop",
+  labels: Labels = "gold",
 ) -> list[Asked]:
   """Returns the items with their prompts, for each number of shots in turn.
 
   Args:
     num_examples: at most so many items, the same for any `shots` and `seed`; None: all.
     seed: of the demonstrations.
+    labels: of the demonstrations, see `items.relabeled`.
     too_long: "refuse": a prompt that does not fit is an error.
   """
   for k in shots:
     require(k >= 0, "shots", k, "0 or greater")
   require(num_examples is None or num_examples > 0, "num_examples", num_examples, "greater than 0")
   items = task.sample(num_examples)
-  asked = [_asked(task, item, k, tuple(task.demonstrations(item, k, seed))) for k in shots for item in items]
+  asked = []
+  for k in shots:
+    for item in items:
+      drawn = (relabeled(other, labels, seed) for other in task.demonstrations(item, k, seed))
+      asked.append(_asked(task, item, k, tuple(drawn)))
   pending = list(range(len(asked)))
   while pending:
     excess = reader.excess([_longest(task, asked[i]) for i in pending])

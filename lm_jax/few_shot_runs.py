@@ -17,14 +17,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas
 
 from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict, uncertainty
 from lm_jax.data.progress import Progress
-from lm_jax.few_shot import Asked, Result, RunCode, TooLong, Writing
+from lm_jax.few_shot import Asked, Labels, Result, RunCode, TooLong, Writing
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask
 from lm_jax.reader import ModelReader, Reader
@@ -59,6 +59,7 @@ class Settings:
   limit: int | None = None
   split: str = "test"
   too_long: TooLong = "drop"
+  labels: Labels = "gold"  # of the demonstrations: a control, see prompt_tasks.items.relabeled
   writing: Writing = Writing()
   calibrate: bool = False  # contextual calibration, where a task names its `content`; four times the reading
 
@@ -79,6 +80,7 @@ def check(s: Settings) -> None:
   require(s.limit is None or s.limit > 0, "--limit", s.limit, "greater than 0")
   require(s.split in ("test", "dev"), "--split", s.split, "test or dev")
   require(s.too_long in ("drop", "refuse"), "--too_long", s.too_long, "drop or refuse")
+  require(s.labels in get_args(Labels), "--labels", s.labels, f"one of {', '.join(get_args(Labels))}")
   w = s.writing
   require(w.samples > 0, "--samples", w.samples, "greater than 0")
   require(w.temperature >= 0, "--temperature", w.temperature, "0 or greater")
@@ -209,6 +211,8 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
   }  # fmt: skip
   if task.kind in ("generation", "code"):
     common["writing"] = dataclasses.asdict(s.writing)
+  if s.labels != "gold":
+    common["labels"] = s.labels
   if s.calibrate and task.kind == "choice":
     common["calibrate"] = True
   for k in s.shots:
@@ -230,7 +234,7 @@ def _computed(
 ) -> Iterator[tuple[_Cell, list[dict[str, Any]], list[Result]]]:
   """Yields (cell, its rows, its items) of one task and seed, all shots of which are read in one pass."""
   shots = [cell.shots for cell in cells]
-  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long)
+  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels)
   writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
   with Progress(what, _num_answers(asked, writing, s.calibrate), quiet=quiet, unit="answers") as bar:
@@ -258,7 +262,7 @@ def _rows(
   used = [len(result.asked.demonstrations or ()) for result in results]
   common = {
     "key": cell.key, "task": cell.task.name, "split": s.split, "n_shots": cell.shots, "seed": cell.seed,
-    "prompt_id": cell.template, "n_left_out": left_out,
+    "prompt_id": cell.template, "labels": s.labels, "n_left_out": left_out,
     "mean_shots": sum(used) / len(used) if used else None,
   }  # fmt: skip
   return [

@@ -260,6 +260,40 @@ def test_calibration_takes_off_what_a_model_prefers_without_content(model, defin
   }  # fmt: skip
 
 
+def test_labels_of_demonstrations_are_a_control(model):
+  task = few_shot.make("association")
+  asked = {
+    labels: few_shot.plan(task, Reading(), (0, 8), 50, 1, labels=labels)
+    for labels in ("gold", "random", "flipped")
+  }
+  agree = {}
+  for labels, those in asked.items():
+    assert [one.item for one in those] == [one.item for one in asked["gold"]]
+    right = {item.id: item.gold for item in task.pool}
+    shown = [other for one in those for other in one.demonstrations]
+    assert [other.id for other in shown] == [o.id for one in asked["gold"] for o in one.demonstrations]
+    agree[labels] = np.mean([other.gold == right[other.id] for other in shown])
+    assert all(
+      one.contexts[0] == asked["gold"][i].contexts[0] for i, one in enumerate(those) if not one.shots
+    )
+    assert all(other.answered in one.contexts[0] for one in those for other in one.demonstrations)
+  assert (agree["gold"], agree["flipped"]) == (1, 0)
+  assert abs(agree["random"] - 1 / 4) < 0.1  # one draw an item of the pool, of 200
+  lambada = FewShotTask(
+    "words", task.items, tuple(dataclasses.replace(i, choices=(" a",), gold=0) for i in task.pool)
+  )
+  with pytest.raises(ConfigError, match=r"labels='random': .* has no choices"):
+    few_shot.plan(lambada, Reading(), (1,), 1, 0, labels="random")
+  settings = Settings(("association",), shots=(2,), limit=3)
+  keys = [
+    few_shot_runs.run(
+      model, dataclasses.replace(settings, labels=labels), name="m", quiet=True, reader=Reading()
+    )[0]
+    for labels in asked
+  ]
+  assert len({row["key"] for row in keys}) == 3 and [row["labels"] for row in keys] == list(asked)
+
+
 def test_nothing_fits_and_that_is_kept(model, tmp_path):
   (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * CONTEXT, "label": 0}) + "\n")
   path = tmp_path / "long.yaml"
@@ -397,6 +431,7 @@ BAD = {
   "code": (("--tasks=humaneval",), r"task 'humaneval': runs code .*--allow_code_execution"),
   "many of one": (("--tasks=mr", "--samples=3"), r"--samples=3: must be 1 at --temperature=0"),
   "no such flag": (("--tasks=mr", "--shot=1"), r"--shot: no such flag .*did you mean 'shots'"),
+  "no such labels": (("--tasks=mr", "--labels=wrong"), r"--labels='wrong': must be one of gold, random, fl"),
   "nothing to calibrate": (("--tasks=boolq", "--calibrate"), r"--calibrate: none of the tasks"),
   "no dev split": (("--tasks=boolq", "--split=dev"), r"has no dev rows"),
 }  # fmt: skip

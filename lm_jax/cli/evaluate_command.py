@@ -31,6 +31,9 @@ FLAGS |= {
     flags.DEFINE_string, "drop (the default) whole demonstrations of a prompt that is longer than the "
     "context, or refuse it", "drop",
   ),
+  "labels": (
+    flags.DEFINE_string, "of demonstrations: gold (the default), or as a control random or flipped", "gold",
+  ),
   "samples": (flags.DEFINE_integer, "written answers to each prompt; several need a --temperature", 1),
   "calibrate": (
     flags.DEFINE_boolean, "contextual calibration (arXiv:2102.09690): adds accuracy_calibrated, where a task "
@@ -82,7 +85,8 @@ def _settings(values: flags.FlagValues) -> "Settings":
 
   return Settings(
     tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
-    templates=_split(values.templates), limit=values.limit, split=values.split, too_long=values.too_long,
+    templates=_split(values.templates), labels=values.labels, limit=values.limit,
+    split=values.split, too_long=values.too_long,
     writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
 
@@ -129,7 +133,7 @@ def _show(model: "LanguageModel", settings: "Settings") -> None:
   reader = ModelReader(model.held)
   for template, task in few_shot_runs.tasks(settings):
     for seed in settings.seeds:
-      for one in few_shot.plan(task, reader, settings.shots, 1, seed, settings.too_long):
+      for one in few_shot.plan(task, reader, settings.shots, 1, seed, settings.too_long, settings.labels):
         left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
         print(f"----- {task.name}, template {template}, seed {seed}, {one.shots} shots ({left})")
         for context in one.contexts:
@@ -177,9 +181,9 @@ COMMANDS = {
   "evaluate": Command(
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
-      "model", "tasks", "shots", "seeds", "templates", "limit", "split", "too_long", "calibrate", "samples",
-      "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt", "workdir",
-      "weights", "json", "quiet",
+      "model", "tasks", "shots", "seeds", "templates", "labels", "limit", "split", "too_long", "calibrate",
+      "samples", "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt",
+      "workdir", "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),
 }  # fmt: skip

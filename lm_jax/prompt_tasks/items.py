@@ -155,6 +155,22 @@ class FewShotTask:
     return sorted(self.items, key=lambda item: (hashed(self.name, item.id), item.id))[:count]
 
 
+def relabeled(item: Item, labels: str, seed: int) -> Item:
+  """Returns an item, to be shown as a demonstration, with another answer; raises ConfigError without choices.
+
+  Args:
+    labels: "gold"; "random", any of the choices, what the input says or not (Min et al., arXiv:2202.12837);
+      "flipped", always a wrong one, the next (Wei et al., arXiv:2303.03846).
+  """
+  if labels == "gold":
+    return item
+  if len(item.choices) < 2 or item.contexts is not None:
+    raise ConfigError(f"labels={labels!r}: an item {item.query[-30:]!r} has no choices of its own to change")
+  num = len(item.choices)
+  other = hashed("label", seed, item.id) % num if labels == "random" else (item.gold + 1) % num
+  return dataclasses.replace(item, gold=other)
+
+
 def text_id(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
