@@ -1,6 +1,6 @@
 """Benchmark: generation at the sizes of SmolLM2-135M, or of GPT-2 124M, with random weights.
 
-lm-jax bench --config=configs/bench/decode.py --json                     4 min on 2 cores, cold compiler
+lm-jax bench --config=configs/bench/decode.py --json                     6 min on 2 cores, cold compiler
 lm-jax bench --config=configs/bench/decode.py:gpt2
 lm-jax bench --config=configs/bench/decode.py:MODEL          a path, or a name on Hugging Face's hub
 """
