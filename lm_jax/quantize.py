@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
@@ -176,11 +177,14 @@ def _empty(tree: dict[str, Any]) -> None:
 
 
 def _narrowed(path: str, x: Any, kind: str) -> Any:
-  x = jnp.asarray(x)
-  if path.endswith("/kernel"):
-    return _to_rows(x, kind, True)
+  is_kernel = path.endswith("/kernel")
   # The table [V, D] is W^T of the output matrix it may be.
-  return _to_rows(x, kind, False) if path == "embedding/table" else x
+  if not is_kernel and path != "embedding/table":
+    return jnp.asarray(x)
+  if kind == "float32" and isinstance(x, np.ndarray):
+    # Of a file: turned round here, there are never two copies of more than one, and nothing is compiled.
+    return Rows(jnp.asarray(np.ascontiguousarray(np.swapaxes(x, -1, -2)) if is_kernel else x, jnp.float32))
+  return _to_rows(jnp.asarray(x), kind, is_kernel)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
