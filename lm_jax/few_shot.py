@@ -72,6 +72,8 @@ def ask(
   results = []
   for one, contexts in zip(asked, neutral, strict=True):
     likelihoods = [[next(found) for _ in one.item.choices] for _ in range(1 + len(contexts))]
+    if any(likelihood.cut for of in likelihoods for likelihood in of):
+      continue  # too long after all: the longest by characters was not the longest in tokens
     results.append(_scored(task, one, likelihoods[0], likelihoods[1:]))
   return results
 

@@ -294,6 +294,19 @@ def test_labels_of_demonstrations_are_a_control(model):
   assert len({row["key"] for row in keys}) == 3 and [row["labels"] for row in keys] == list(asked)
 
 
+def test_what_a_model_had_to_cut_is_missing(definition):
+  class Cutting(Reading):
+    def loglikelihood(self, requests, progress=None):
+      found = super().loglikelihood(requests)
+      cut = [int(context.endswith("row 3\nL:") and choice == " good") for context, choice in requests]
+      return [dataclasses.replace(one, cut=n) for one, n in zip(found, cut, strict=True)]
+
+  task = prompt_tasks.make(str(definition))
+  results = few_shot.ask(task, Cutting(), few_shot.plan(task, Reading(), (0,), None, 0))
+  assert {r.asked.item.query for r in results} == {item.query for item in task.items} - {"T: row 3\nL:"}
+  assert few_shot.means(task, results, 0)[0].n_items == 9
+
+
 def test_nothing_fits_and_that_is_kept(model, tmp_path):
   (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * CONTEXT, "label": 0}) + "\n")
   path = tmp_path / "long.yaml"
