@@ -28,7 +28,7 @@ MAX_ROWS, MAX_TOKENS, MAX_WEIGHTS = 64, 2**12, 2**26  # of a dispatch; attention
 DISPATCH_TOKENS = 64  # what a dispatch takes beside its tokens, in tokens
 MANY = 1 / 4  # texts of which more tokens are predicted have programs of their own
 # Fitted on a CPU: FLOPs of products in the time of one attention weight's softmax, and of compiling a layer.
-FLOPS_PER_WEIGHT, FLOPS_PER_PROGRAM_LAYER = 200, 1.2e10
+FLOPS_PER_WEIGHT, FLOPS_PER_PROGRAM_LAYER = 50, 1.2e10
 STRETCHES = (1, 2, 4)  # lengths of rows that are tried, in lengths of the longest text in them
 
 Scored = tuple[np.ndarray, np.ndarray]  # log p, nats, and whether it is the most likely one, of each target

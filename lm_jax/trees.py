@@ -6,6 +6,7 @@ token sees those above it, from the root to itself, and its position is how many
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -48,7 +49,28 @@ def attend(
   cache: tuple[Float[Array, "1 K S H"], Float[Array, "1 K S H"]] | None,
   window: int | None,
 ) -> Float[Array, "B T N H"]:
-  """Returns the softmax(q k^T / sqrt(H)) v of tries, over the cache and what a row holds."""
+  """Returns the softmax(q k^T / sqrt(H)) v of tries, over the cache and what a row holds.
+
+  On a CPU one row after another: the weights of one stay in its caches, those of all are written to memory
+  and read again several times, which takes two to five times as long.
+  """
+  rows = (q_BTNH, k_BTKH, v_BTKH, tree.depth_BT, tree.end_BT)
+  if jax.default_backend() != "cpu" or q_BTNH.shape[0] == 1:
+    return _attend(*rows, tree.cached, cache, window)
+  return jax.lax.map(lambda row: _attend(*(x[None] for x in row), tree.cached, cache, window)[0], rows)
+
+
+def _attend(
+  q_BTNH: Array,
+  k_BTKH: Array,
+  v_BTKH: Array,
+  depth_BT: Array,
+  end_BT: Array,
+  cached: Array | int,
+  cache: tuple[Array, Array] | None,
+  window: int | None,
+) -> Float[Array, "B T N H"]:
+  tree = Tree(depth_BT, end_BT, cached)
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
   q_BKGTH = settled((q_BTNH / math.sqrt(H)).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4))
