@@ -4,6 +4,7 @@ What stands in a prompt is a function of the task, the seed, the item and the nu
 else: every model sees the same prompts, in any order and on any machine.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -50,6 +51,28 @@ class Item:
   def context(self, choice: int) -> str:
     """Returns the query that a choice comes after."""
     return self.query if self.contexts is None else self.contexts[choice]
+
+
+class _Candidates:
+  """What demonstrations of one answer are drawn from, in an order that is no file's."""
+
+  def __init__(self, items: Sequence[Item]):
+    self._items = sorted(items, key=lambda item: item.id)
+    self._where: dict[str, list[int]] = collections.defaultdict(list)
+    for i, item in enumerate(self._items):
+      self._where[item.id].append(i)
+
+  def num_others(self, item: Item) -> int:
+    """Returns how many there are, without this one and each counted once."""
+    return len(self._where) - (item.id in self._where)
+
+  def other(self, item: Item, number: int) -> Item:
+    """Returns the one of a number, modulo how many there are without this one."""
+    own = self._where.get(item.id, [])
+    index = number % (len(self._items) - len(own))
+    for i in own:  # ascending: what is before the number moves it up
+      index += i <= index
+    return self._items[index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +122,12 @@ class FewShotTask:
     return hashes.hexdigest()[:16]
 
   @functools.cached_property
-  def by_answer(self) -> dict[int, list[Item]]:
-    """The pool by its golds, in an order that is no file's."""
-    pool = sorted(self.pool, key=lambda item: item.id)
-    if not self.balanced:
-      return {0: pool}
-    golds = sorted({item.gold for item in pool})
-    return {gold: [item for item in pool if item.gold == gold] for gold in golds}
+  def by_answer(self) -> dict[int, "_Candidates"]:
+    """The pool by its golds."""
+    of_gold = collections.defaultdict(list)
+    for item in self.pool:
+      of_gold[item.gold if self.balanced else 0].append(item)
+    return {gold: _Candidates(of_gold[gold]) for gold in sorted(of_gold)}
 
   def demonstrations(self, item: Item, shots: int, seed: int) -> list[Item]:
     """Returns `shots` other items, of every answer as many, or one more of some.
@@ -125,8 +147,8 @@ class FewShotTask:
     return [next(remaining[gold]) for gold in golds[:shots]]
 
   def _draw(self, item: Item, gold: int, count: int, seed: int) -> list[Item]:
-    candidates = [other for other in self.by_answer[gold] if other.id != item.id]
-    there = len({other.id for other in candidates})
+    candidates = self.by_answer[gold]
+    there = candidates.num_others(item)
     if there < count:
       of = f" of answer {gold}" if len(self.by_answer) > 1 else ""
       hint = "; a definition may say `balanced: false`" if of else ""
@@ -135,7 +157,7 @@ class FewShotTask:
     draw = 0
     while len(drawn) < count:
       # Drawn again where it was drawn before, so that more shots only add to fewer.
-      other = candidates[hashed(self.name, seed, item.id, gold, draw) % len(candidates)]
+      other = candidates.other(item, hashed(self.name, seed, item.id, gold, draw))
       drawn.setdefault(other.id, other)
       draw += 1
     return list(drawn.values())
