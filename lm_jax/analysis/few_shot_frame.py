@@ -34,6 +34,10 @@ _NUMBERS = (
   "n_shots", "value", "stderr", "n_items", "step", "seed", "params_total", "chance", "n_left_out",
   "mean_shots",
 )  # fmt: skip
+_VARIANCES = {
+  "variance_items": "item", "variance_seeds": "seed", "variance_templates": "template",
+  "variance_seeds_templates": "seed_template",
+}  # fmt: skip
 _IN_ITEMS = ("item", "gold", "log_p")
 
 
@@ -223,13 +227,11 @@ def _mean(results: Results, cells: pd.DataFrame) -> dict[str, Any]:
     "n_items": int(cells["n_items"].min()), "n_cells": len(cells),
     "n_seeds": max(1, cells["seed"].nunique()), "n_templates": max(1, cells["prompt_id"].nunique()),
     "n_left_out": cells["n_left_out"].max(), "mean_shots": cells["mean_shots"].mean(),
-  }  # fmt: skip
+  } | dict.fromkeys(_VARIANCES, np.nan)  # fmt: skip
   v = components(results, cells)
   if v is not None:
-    row |= {
-      "value": v.mean, "stderr": v.stderr, "n_items": v.n_items, "variance_items": v.item,
-      "variance_seeds": v.seed, "variance_templates": v.template, "variance_seeds_templates": v.seed_template,
-    }  # fmt: skip
+    row |= {"value": v.mean, "stderr": v.stderr, "n_items": v.n_items}
+    row |= {name: getattr(v, field) for name, field in _VARIANCES.items()}
   return row
 
 

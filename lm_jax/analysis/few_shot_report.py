@@ -60,7 +60,14 @@ def _figures(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple
   """Yields (stem, {ending: content}) of a task, without content where it has no data for a figure."""
   with mpl.rc_context(plots.STYLE):
     for stem, figure in _drawn(results, means, task):
-      yield stem, {} if figure is None else {e: plots.encode(figure, e) for e in plots.FORMATS}
+      yield stem, {} if figure is None else _encoded(figure)
+
+
+def _encoded(figure: Figure) -> dict[str, bytes]:
+  # Found once: a layout takes longer than all else of a figure.
+  figure.draw_without_rendering()
+  figure.set_layout_engine("none")
+  return {ending: plots.encode(figure, ending) for ending in plots.FORMATS}
 
 
 def _drawn(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple[str, Figure | None]]:
