@@ -203,6 +203,14 @@ def test_names_are_the_ends_of_paths_unless_two_share_it(task, folder, tmp_path)
   assert set(few_shot_frame.load(tmp_path).rows["name"]) == {"a/model", "b/model"}
 
 
+def test_order_is_that_of_sizes_and_not_of_hashes(folder):
+  rows = few_shot_frame.load(folder).rows
+  assert list(rows["name"].drop_duplicates()) == ["small", "large"]
+  assert list(rows["prompt_id"].drop_duplicates()) == ["default", "long", "words"]
+  assert rows.loc[rows["n_shots"] == 2, "seed"].drop_duplicates().tolist() == [0, 1, 2]
+  assert rows["metric"].iloc[:2].tolist() == ["accuracy", "accuracy_norm"]
+
+
 def test_most_confident_mistakes(folder):
   results = few_shot_frame.load(folder)
   table = few_shot_frame.mistakes(results, most=5)
@@ -320,7 +328,7 @@ def test_selective_accuracy(folder, loaded):
       np.testing.assert_allclose(line.get_ydata(), np.mean(curves, 0))
       metrics = own.groupby("metric")["value"].mean()
       assert line.get_ydata()[-1] == pytest.approx(metrics["accuracy"])
-      assert line.get_label() == f"{series}: AURC {metrics['aurc']:.3f}"
+      assert line.get_label() == f"AURC {metrics['aurc']:.3f}"
       assert f"{1 - np.mean(curves):.3f}" == f"{metrics['aurc']:.3f}"
     assert [line.get_ydata()[0] for line in lines(ax, 0.9)] == [0.5]
 

@@ -3,6 +3,8 @@
 Definitions are those of lm_jax/confidence.py; confidence is the largest p, normalized over the choices.
 """
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -69,7 +71,7 @@ def reliability(results: Results, rows: pd.DataFrame) -> Figure | None:
 
 
 def _folded(series: str) -> str:
-  return series.replace(", ", "\n") if len(series) <= 34 else series[:16] + "…" + series[-16:]
+  return textwrap.fill(series, 20)
 
 
 def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str, low: float) -> None:
@@ -86,7 +88,7 @@ def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str
     table = confidence.reliability(row.answers["confidence"].to_numpy(), row.answers["correct"].to_numpy())
     x, y = [b.confidence for b in table], [b.accuracy for b in table]
     if row.key != chosen["key"]:
-      upper.plot(x, y, color=color, linewidth=0.5, alpha=0.4)
+      upper.plot(x, y, color=color, linewidth=0.5, alpha=0.3)
       continue
     # A share at 0 or 1 may lie outside its interval by rounding only.
     error = [
@@ -96,7 +98,10 @@ def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str
     upper.errorbar(x, y, yerr=error, fmt="-o", color=color, markersize=3, linewidth=0.8, elinewidth=0.7)
   own = chosen["answers"]
   ece = confidence.expected_calibration_error(own["confidence"].to_numpy(), own["correct"].to_numpy())
-  upper.annotate(f"ECE {ece:.3f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6.5)
+  behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+  upper.annotate(
+    f"ECE {ece:.3f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6.5, bbox=behind
+  )
   lower.hist(own["confidence"], bins=np.linspace(low, 1, _BARS + 1), color=color, alpha=0.55)
   lower.yaxis.get_major_locator().set_params(integer=True, nbins=2)
 
@@ -121,15 +126,16 @@ def selective(results: Results, rows: pd.DataFrame) -> Figure | None:
     for series, style in styles.items():
       own = cells[(cells["series"] == series) & (cells["n_shots"] == k)]
       if len(own):
-        _selective_line(ax, own, style, series)
+        _selective_line(ax, own, style)
     if len(chance):
       ax.axhline(chance.iloc[0], color=plots.GREY, linestyle=":", linewidth=0.9, zorder=1)
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlim(0, 1.03)
     ax.set_title(few_shot_look.shots(k))
     ax.set_xlabel("Coverage (share answered)")
-    ax.legend(loc="lower left", fontsize=5.5, frameon=False, handlelength=1.2, borderaxespad=0.1)
+    ax.legend(loc="lower left", fontsize=6, frameon=False, handlelength=1.2, borderaxespad=0.1)
   axes[0].set_ylabel("Accuracy of what is answered")
+  few_shot_look.legend(figure, styles)
   several = cells.groupby(["series", "n_shots"])["key"].nunique().max() > 1
   thin = "; thin: single seeds and templates, bold: their mean" if several else ""
   items = few_shot_look.count(cells["answers"].map(len), "items")
@@ -140,7 +146,7 @@ def selective(results: Results, rows: pd.DataFrame) -> Figure | None:
   return figure
 
 
-def _selective_line(ax: Axes, cells: pd.DataFrame, style: few_shot_look.Style, series: str) -> None:
+def _selective_line(ax: Axes, cells: pd.DataFrame, style: few_shot_look.Style) -> None:
   curves, areas = [], []
   for one in cells["answers"]:
     curves.append(confidence.risk_coverage(one["confidence"].to_numpy(), one["correct"].to_numpy()))
@@ -152,5 +158,5 @@ def _selective_line(ax: Axes, cells: pd.DataFrame, style: few_shot_look.Style, s
     ax.plot(coverage_N, curve, style.line, color=style.color, linewidth=0.5, alpha=0.35)
   mean = np.mean(accuracy, axis=0)
   ax.plot(coverage_N, mean, style.line, color=style.color, linewidth=1.4,
-          label=f"{_folded(series)}: AURC {np.mean(areas):.3f}")  # fmt: skip
+          label=f"AURC {np.mean(areas):.3f}")  # fmt: skip
   ax.plot(1, mean[-1], style.marker, color=style.color, markersize=3.5)

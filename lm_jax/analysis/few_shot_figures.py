@@ -14,6 +14,7 @@ from lm_jax.analysis import few_shot_frame, few_shot_look, plots
 from lm_jax.analysis.few_shot_frame import Results
 from lm_jax.analysis.few_shot_look import Style
 
+_LETTERS = 16  # of a model's name above a panel
 _DODGE = 2.0  # points between models at the same place of an axis
 _SOURCES = {"template": "templates", "seed": "seeds", "seed_template": "both together", "items": "items"}
 
@@ -176,6 +177,7 @@ def _sources(ax: Axes, results: Results, rows: pd.DataFrame, styles: dict[str, S
   ax.set_ylim(len(_SOURCES) - 0.5, -0.5)
   ax.set_yticks(range(len(_SOURCES)), list(_SOURCES.values()))
   ax.set_xlim(left=0)
+  ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
 
 
 def standard_deviations(v: uncertainty.VarianceComponents) -> dict[str, float]:
@@ -217,7 +219,8 @@ def against_step(means: pd.DataFrame, metrics: list[str]) -> Figure | None:
 
 def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
   """Draws most shots bold and fewest shots thin and dashed."""
-  figure, axes = plots.new_figure(len(metrics), 2.7, plots.TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
+  height = 3.3 if x == "params_total" else 2.7  # with names above
+  figure, axes = plots.new_figure(len(metrics), height, plots.TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
   lines = means["line"].drop_duplicates()
   as_names = means.assign(series=means["line"], name=means["line"], variant="")
   styles = few_shot_look.styles(as_names)
@@ -244,10 +247,6 @@ def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
 
 
 def _model_axis(ax: Axes, means: pd.DataFrame) -> None:
-  """Names the models on the axis's upper side."""
   models = means.drop_duplicates("params_total")
-  for row in models.itertuples():
-    ax.annotate(
-      row.name, (row.params_total, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=5.5,
-      color=plots.GREY, ha="right", va="bottom", xytext=(-3, 0), textcoords="offset points",
-    )  # fmt: skip
+  labels = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in models["name"]]
+  plots.size_axis(ax, models.assign(label=labels), "params_total")

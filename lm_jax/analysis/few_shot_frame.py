@@ -87,7 +87,7 @@ def load(folder: str | Path) -> Results:
   if rows.empty:
     raise ConfigError(f"{path}: holds no results yet")
   rows["name"] = _names(rows["model"])
-  rows, left_out = _one_cell_each(rows, folder)
+  rows, left_out = _one_cell_each(_ordered(rows), folder)
   rows["variant"] = _variants(rows)
   rows["series"] = [", ".join(filter(None, pair)) for pair in zip(rows["name"], rows["variant"], strict=True)]
   keys = rows["key"].drop_duplicates()
@@ -129,6 +129,16 @@ def _read_items(path: Path) -> pd.DataFrame:
   if absent:
     raise ConfigError(f"{path}: is no table of items; it lacks {', '.join(absent)}")
   return items
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+  """Returns rows by task, size of model, shots, template (the default first) and seed, metrics as they were.
+
+  The order of the file is that of hashes; colors and tables need one that is the same for all tasks.
+  """
+  by = ["task", "params_total", "model", "step", "n_shots", "_other", "prompt_id", "seed"]
+  marked = rows.assign(_other=rows["prompt_id"] != "default")
+  return marked.sort_values(by, kind="stable").drop(columns="_other")
 
 
 def _names(models: pd.Series) -> list[str]:

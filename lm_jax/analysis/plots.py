@@ -109,7 +109,7 @@ def _bounded(ax: Axes, metric: str) -> None:
     ax.set_ylim(-0.03, 1.03)
 
 
-def _size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
+def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
   """Names the sizes above the axes."""
   top = ax.secondary_xaxis("top")
   top.set_xticks(means[x].to_numpy(), means["label"].tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
@@ -166,7 +166,7 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
               transform=ax.get_yaxis_transform())  # fmt: skip
   ax.set_xlabel(NAMES[x])
   ax.set_ylabel(NAMES.get(metric, metric))
-  _size_axis(ax, size_means(bold[bold["family"] == main], x), x)
+  size_axis(ax, size_means(bold[bold["family"] == main], x), x)
   label_ends(ax, ends if shots or len(ends) > 1 else [])
   bayes = "; short dotted marks at the right: Bayes-optimal for that number of shots"
   key(ax, "lines: mean over seeds; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
