@@ -24,7 +24,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from lm_jax import metrics, uncertainty
+from lm_jax import uncertainty
 from lm_jax.strict import ConfigError, require
 
 
@@ -205,12 +205,13 @@ def abstention(
   require(not math.isnan(threshold), "threshold", threshold, "a number")
   answered_N, has_answer_N = confidence_N >= threshold, answerable_N == 1
   item_N = np.where(has_answer_N, np.where(answered_N, score_N, 0), ~answered_N)
-  mean, stderr, n = metrics.mean_and_stderr(item_N)
+  n = len(item_N)
+  stderr = float(stats.sem(item_N)) if n > 1 else None
   silent, unanswerable = int((~answered_N).sum()), int((~has_answer_N).sum())
   both = int((~answered_N & ~has_answer_N).sum())
   f1 = 2 * both / (silent + unanswerable) if silent + unanswerable else None
   accuracy = float((answered_N == has_answer_N).mean())
-  return Abstention(threshold, mean, stderr, float(answered_N.mean()), accuracy, f1, n)
+  return Abstention(threshold, float(item_N.mean()), stderr, float(answered_N.mean()), accuracy, f1, n)
 
 
 def _checked_answers(

@@ -305,7 +305,10 @@ def load(workdir: str | Path) -> Study:
     cells = [_run_cell(config, files[0], workdir / "config.json")]
     sweep = {"study": config.get("study")}
   else:
-    raise ConfigError(f"workdir={str(workdir)!r}: has neither sweep.json (a sweep) nor config.json (a run)")
+    raise ConfigError(
+      f"workdir={str(workdir)!r}: has neither sweep.json (a sweep) nor config.json (a run) nor results.jsonl "
+      "with cells/ (lm-jax evaluate)"
+    )
   if not cells:
     raise ConfigError(f"{workdir / 'sweep.json'}: lists no cells")
   tasks: dict[str, TaskInfo] = {}

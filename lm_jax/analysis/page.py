@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,24 @@ def _definitions_html() -> str:
   return "".join(f"<dt>{escape(NAMES[m])}</dt><dd>{escape(d)}</dd>" for m, d in DEFINITIONS.items())
 
 
-def _files_html(files: Iterable[str]) -> str:
+def files_html(files: Iterable[str]) -> str:
   return " ".join(f'<a href="{escape(f)}">{escape(Path(f).name)}</a>' for f in files)
+
+
+def part(name: str) -> str:
+  return (HERE / name).read_text(encoding="utf-8")
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+  # One pass, so that a name in the data that looks like a field is not filled in turn.
+  return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match.group(1)], template)
+
+
+def policy(scripts: Iterable[str]) -> str:
+  """Returns a policy by which only these scripts run, whatever a record holds, and nothing is fetched."""
+  hashes = " ".join(_script_hash(script) for script in scripts)
+  return (f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+          "base-uri 'none'; form-action 'none'")  # fmt: skip
 
 
 def _script_hash(text: str) -> str:
@@ -151,17 +167,11 @@ def _script_hash(text: str) -> str:
 
 def render(study: Study, files: Iterable[str] = ()) -> str:
   """Returns the page; `files` are linked from it by their paths relative to it."""
-  scripts = {"plotly": get_plotlyjs(), "script": (HERE / "report.js").read_text(encoding="utf-8")}
-  # Only these two scripts may run, whatever a record holds, and nothing may be fetched.
-  hashes = " ".join(_script_hash(s) for s in scripts.values())
-  policy = (f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-            "base-uri 'none'; form-action 'none'")  # fmt: skip
+  scripts = {"plotly": get_plotlyjs(), "script": part("report.js"), "sort_tables": part("sort_tables.js")}
   fields = {
-    "title": escape(study.name), "policy": policy, "facts": _facts_html(study),
-    "style": (HERE / "report.css").read_text(encoding="utf-8"), "missing": tables.missing_html(study),
+    "title": escape(study.name), "policy": policy(scripts.values()), "facts": _facts_html(study),
+    "style": part("report.css"), "missing": tables.missing_html(study),
     "headline": tables.headline_html(study), "cells": tables.cells_html(study),
-    "definitions": _definitions_html(), "files": _files_html(files), "data": embed(payload(study)), **scripts,
+    "definitions": _definitions_html(), "files": files_html(files), "data": embed(payload(study)), **scripts,
   }  # fmt: skip
-  template = (HERE / "report.html").read_text(encoding="utf-8")
-  # One pass, so that a name in the data that looks like a field is not filled in turn.
-  return re.sub(r"\{\{(\w+)\}\}", lambda match: fields[match.group(1)], template)
+  return fill(part("report.html"), fields)

@@ -91,7 +91,7 @@ def key(ax: Axes, text: str) -> None:
               color=GREY, annotation_clip=False, va="top")  # fmt: skip
 
 
-def _log_x(ax: Axes, values: pd.Series) -> None:
+def log_x(ax: Axes, values: pd.Series) -> None:
   # Within a factor of two the axis is as good as linear, and reads better so.
   if not len(values) or (values <= 0).any() or values.max() < 2 * values.min():
     return
@@ -109,7 +109,7 @@ def _bounded(ax: Axes, metric: str) -> None:
     ax.set_ylim(-0.03, 1.03)
 
 
-def _size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
+def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
   """Names the sizes above the axes."""
   top = ax.secondary_xaxis("top")
   top.set_xticks(means[x].to_numpy(), means["label"].tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
@@ -156,7 +156,7 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
     ends.append((y, f"{k} shot" + "s" * (k != "1"), color))
   y = _line(ax, bold[bold["family"] == main], x, INK, seeds=True, width=1.8)
   ends.append((y, _summary_name(info, summary), INK))
-  _log_x(ax, bold[x])
+  log_x(ax, bold[x])
   ends += _others(ax, bold, x, main)
   _bounded(ax, metric)
   ends += _yardsticks(ax, study, rows, task, metric)
@@ -166,7 +166,7 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
               transform=ax.get_yaxis_transform())  # fmt: skip
   ax.set_xlabel(NAMES[x])
   ax.set_ylabel(NAMES.get(metric, metric))
-  _size_axis(ax, size_means(bold[bold["family"] == main], x), x)
+  size_axis(ax, size_means(bold[bold["family"] == main], x), x)
   label_ends(ax, ends if shots or len(ends) > 1 else [])
   bayes = "; short dotted marks at the right: Bayes-optimal for that number of shots"
   key(ax, "lines: mean over seeds; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
@@ -231,7 +231,7 @@ def pair_figure(study: Study, rows: pd.DataFrame, task: str, metrics: tuple[str,
     values = cell_values(rows, metric, summary)
     _line(ax, values[values["family"] == main], "params_total", INK, seeds=True)
     entries = _others(ax, values, "params_total", main)
-    _log_x(ax, values["params_total"])
+    log_x(ax, values["params_total"])
     _bounded(ax, metric)
     for y, text, color in _yardsticks(ax, study, rows, task, metric):
       ax.annotate(text, (0.99, y), xycoords=("axes fraction", "data"), xytext=(0, 2), ha="right", fontsize=6,
@@ -263,7 +263,7 @@ def _draw_runs(ax: Axes, study: Study, rows: pd.DataFrame, task: str, x: str) ->
         last.append(run["value"].iloc[-1])
     if last:
       ends.append((float(np.mean(last)), style.name, style.color))
-  _log_x(ax, kept[x])
+  log_x(ax, kept[x])
   ax.set_xlabel(NAMES[x])
   dotted = not all(finished[cell_id] for cell_id in set(kept["cell_id"]))
   key(ax, "a line a run" + "; dotted: not finished" * dotted)

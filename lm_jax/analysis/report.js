@@ -377,25 +377,6 @@
     fill("right", among(AXES.right), name, "nll");
   }
 
-  function sortable(table) {
-    [...table.tHead.rows[0].cells].forEach((head, column) => {
-      head.firstChild.addEventListener("click", () => {
-        const down = head.getAttribute("aria-sort") === "ascending";
-        for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const numeric = head.classList.contains("num");
-        const key = (row) => row.cells[column].dataset.v;
-        const rows = [...table.tBodies[0].rows].sort((a, b) => {
-          const [u, v] = [key(a), key(b)];
-          // What is missing comes last in either order.
-          if (u === undefined || v === undefined) return (u === undefined) - (v === undefined);
-          return (down ? -1 : 1) * (numeric ? u - v : u.localeCompare(v, "en", { numeric: true }));
-        });
-        table.tBodies[0].append(...rows);
-      });
-    });
-  }
-
   function start() {
     fill("task", data.tasks.map((t) => t.key), String, data.tasks[0].key);
     $("task-field").hidden = data.tasks.length < 2;
@@ -403,7 +384,6 @@
     chooseTask();
     $("task").addEventListener("change", chooseTask);
     for (const select of document.querySelectorAll("select")) select.addEventListener("change", draw);
-    document.querySelectorAll("table").forEach(sortable);
     dark.addEventListener("change", draw);
     let width = innerWidth;
     addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });

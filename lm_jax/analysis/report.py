@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,16 @@ def _write_figures(study: Study, folder: Path) -> list[str]:
   for name, content in itertools.chain(plots.figures(study), _prompting_figures(study)):
     write_file(folder / name, content)
     written.append(name)
+  remove_stale(folder, written, plots.STEMS)
+  return written
+
+
+def remove_stale(folder: Path, written: Collection[str], stems: Collection[str]) -> None:
+  """Removes files of these stems that an earlier report wrote and this one did not."""
   if folder.is_dir():
     for path in folder.iterdir():
-      if path.name not in written and path.name.split(".")[0] in plots.STEMS:
+      if path.name not in written and path.name.split(".")[0] in stems:
         path.unlink()
-  return written
 
 
 def _prompting_figures(study: Study) -> Iterator[tuple[str, bytes]]:

@@ -16,7 +16,7 @@ def escape(value: Any) -> str:
   return html.escape(str(value), quote=True)
 
 
-def _td(value: Any, shown: str, note: str = "") -> str:
+def td(value: Any, shown: str, note: str = "") -> str:
   """Returns a table cell that sorts by `value` and shows `shown` with a quieter note."""
   missing = value is None or (not isinstance(value, str) and bool(pd.isna(value)))
   kind = "" if isinstance(value, str) else ' class="num"'
@@ -25,18 +25,18 @@ def _td(value: Any, shown: str, note: str = "") -> str:
 
 
 def _quantity(value: Any) -> str:
-  return _td(value, "–" if pd.isna(value) else f"{value:.2e}".replace("e+", "e"))
+  return td(value, "–" if pd.isna(value) else f"{value:.2e}".replace("e+", "e"))
 
 
-def _number(value: Any, note: str = "") -> str:
-  return _td(value, headline.text(value).replace("-", "–") if pd.isna(value) else headline.text(value), note)
+def number(value: Any, note: str = "") -> str:
+  return td(value, headline.text(value).replace("-", "–") if pd.isna(value) else headline.text(value), note)
 
 
-def _word(value: Any) -> str:
-  return _td("", "–") if value is None or pd.isna(value) else _td(str(value), str(value))
+def word(value: Any) -> str:
+  return td("", "–") if value is None or pd.isna(value) else td(str(value), str(value))
 
 
-def _table(name: str, headings: Iterable[tuple[str, bool]], rows: Iterable[str]) -> str:
+def html_table(name: str, headings: Iterable[tuple[str, bool]], rows: Iterable[str]) -> str:
   heads = "".join(
     f'<th scope="col"{" class=num" if numeric else ""}><button type="button">{escape(h)}</button></th>'
     for h, numeric in headings
@@ -48,10 +48,10 @@ def _table(name: str, headings: Iterable[tuple[str, bool]], rows: Iterable[str])
 
 def _headline_value(row: dict[str, Any], metric: str) -> str:
   if pd.isna(row[metric]):
-    return _number(None)
+    return number(None)
   several = row["n_seeds"] > 1
   span = f"{headline.text(row[f'{metric}_min'])}–{headline.text(row[f'{metric}_max'])}" if several else ""
-  return _td(row[metric], headline.text(row[metric]), span) + _number(row[f"{metric}_stderr"])
+  return td(row[metric], headline.text(row[metric]), span) + number(row[f"{metric}_stderr"])
 
 
 def headline_html(study: Study) -> str:
@@ -63,14 +63,12 @@ def headline_html(study: Study) -> str:
     headings += [(h, True) for m in metrics for h in (NAMES[m], "± items")]
     body = []
     for row in rows.to_dict("records"):
-      values = [
-        _headline_value(row, m) if pd.notna(row[m]) else _number(None) + _number(None) for m in metrics
-      ]
-      seeds = _td(row["n_seeds"], f"{row['n_seeds']}/{row['n_cells']}")
-      body.append("".join([_word(row["label"]), _word(row["family"]), _number(row["params_total"]),
+      values = [_headline_value(row, m) if pd.notna(row[m]) else number(None) + number(None) for m in metrics]
+      seeds = td(row["n_seeds"], f"{row['n_seeds']}/{row['n_cells']}")
+      body.append("".join([word(row["label"]), word(row["family"]), number(row["params_total"]),
                            _quantity(row["flops_exact"]), seeds, *values]))  # fmt: skip
     parts.append(f"<h3>{escape(headline.summary_title(study, task))}</h3>")
-    parts.append(_table(f"headline-{i}", headings, body))
+    parts.append(html_table(f"headline-{i}", headings, body))
   return "\n".join(parts)
 
 
@@ -96,14 +94,14 @@ def cells_html(study: Study) -> str:
     numbers = []
     for m in metrics:
       value, stderr = own.get(m, (None, None))
-      numbers.append(_number(value, "" if value is None or pd.isna(stderr) else f"±{stderr:.3f}"))
+      numbers.append(number(value, "" if value is None or pd.isna(stderr) else f"±{stderr:.3f}"))
     body.append("".join([
-      _word(c["label"]), _word(c["family"]), _word(c["task"]), _number(c["seed"]), _number(c["params_total"]),
-      _quantity(c["tokens"]), _quantity(c["flops_exact"]), _number(c["final_loss"]), *numbers,
-      _word(c["state"]), f'<td data-v="{escape(c["cell_id"])}"><code>{escape(c["cell_id"])}</code></td>',
-      _word(c["device"]), _word(c["lm_jax_version"]), _word(c["git_commit"]),
+      word(c["label"]), word(c["family"]), word(c["task"]), number(c["seed"]), number(c["params_total"]),
+      _quantity(c["tokens"]), _quantity(c["flops_exact"]), number(c["final_loss"]), *numbers,
+      word(c["state"]), f'<td data-v="{escape(c["cell_id"])}"><code>{escape(c["cell_id"])}</code></td>',
+      word(c["device"]), word(c["lm_jax_version"]), word(c["git_commit"]),
     ]))  # fmt: skip
-  return _table("cells", headings, body)
+  return html_table("cells", headings, body)
 
 
 def missing_html(study: Study) -> str:

@@ -107,12 +107,17 @@ def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax import finetune_config
-  from lm_jax.analysis import finetuning
+  from lm_jax.analysis import few_shot_frame, few_shot_report, finetuning
   from lm_jax.analysis import report as reporting
 
   workdir = _existing(values)
-  tuned = finetune_config.is_finetuning(workdir)
-  print(finetuning.write(workdir) if tuned else reporting.write(workdir))
+  if few_shot_frame.is_results(workdir):
+    page = few_shot_report.write(workdir)
+  elif finetune_config.is_finetuning(workdir):
+    page = finetuning.write(workdir)
+  else:
+    page = reporting.write(workdir)
+  print(page)
   return 0
 
 

@@ -1,0 +1,121 @@
+"""Names, colors and pairs of metrics of few-shot results, which their figures and page share."""
+
+import dataclasses
+import textwrap
+from collections.abc import Collection, Sequence
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lm_jax.analysis import look, plots
+
+# Hues of Okabe and Ito, dark ones first.
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", plots.INK, "#E69F00", "#56B4E9")
+_MARKERS = "osD^vP*"
+_LINES = ("-", "--", ":", "-.")
+
+NAMES = look.NAMES | {
+  "accuracy_norm": "Accuracy, by characters", "accuracy_bytes": "Accuracy, by bytes",
+  "accuracy_calibrated": "Accuracy, calibrated",
+  "choice_prob_calibrated": "Probability of the right choice, calibrated",
+  "target_brier": "Target Brier score", "ece": "Expected calibration error",
+  "aurc": "Area under the risk-coverage curve", "quasi_exact_match": "Quasi-exact match", "f1": "Token F1",
+  "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "final_number": "Final number",
+  "choice_letter": "Letter of the choice", "edit_similarity": "Edit similarity", "bleu": "BLEU",
+  "chrf": "chrF",
+}  # fmt: skip
+DEFINITIONS = {
+  "accuracy": "share of items whose right choice has the largest log-likelihood; discontinuous, higher is "
+  "better",
+  "accuracy_norm": "the same of log-likelihoods divided by a choice's characters",
+  "accuracy_bytes": "the same of log-likelihoods divided by a choice's UTF-8 bytes",
+  "accuracy_calibrated": "the same of p(choice) divided by its mean after queries without content "
+  "(arXiv:2102.09690)",
+  "exact_match": "share of items answered in the very words of a reference; of a continuation, those that "
+  "greedy decoding would write; discontinuous, higher is better",
+  "nll": "mean negative log-likelihood of the right answer, nats a token; continuous, lower is better",
+  "choice_prob": "mean probability of the right choice, normalized over the choices; continuous, higher is "
+  "better",
+  "brier": "mean over items of sum over choices of (probability - 1 if right)^2; continuous, 0 is best",
+  "target_brier": "mean over items of (1 - probability of the right choice)^2; continuous, 0 is best",
+  "ece": "mean distance of confidence from accuracy in 10 bins of equal mass; confidence is the largest "
+  "probability of a choice; 0 is best",
+  "aurc": "share of wrong answers among the most confident items, averaged over all coverages "
+  "(arXiv:1805.08206); 0 is best",
+}
+DISCONTINUOUS = (
+  "accuracy", "exact_match", "quasi_exact_match", "final_number", "choice_letter", "pass_at_1",
+)  # fmt: skip
+CONTINUOUS = ("choice_prob", "nll", "f1", "rougeL", "chrf", "bleu", "edit_similarity", "rouge1", "rouge2")
+_LETTERS_PER_INCH = 23  # of the key
+_OF_ALL_ITEMS = ("ece", "aurc")
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  color: str
+  marker: str
+  line: str
+
+
+def name(metric: str) -> str:
+  return NAMES.get(metric, metric.replace("_", " "))
+
+
+def pair(present: Sequence[str]) -> list[str]:
+  """Returns a discontinuous metric and a continuous one of the same items (arXiv:2304.15004).
+
+  Where a task has none of a kind, its first other metric stands in, and where it has one metric, that alone.
+  """
+  others = [metric for metric in present if metric not in _OF_ALL_ITEMS]
+  jumps = [metric for metric in DISCONTINUOUS if metric in others]
+  smooth = [metric for metric in CONTINUOUS if metric in others]
+  unknown = [metric for metric in others if metric not in (*DISCONTINUOUS, *CONTINUOUS)]
+  first = (jumps + unknown + smooth)[:1]
+  second = [metric for metric in smooth + unknown + jumps if metric not in first][:1]
+  return first + second
+
+
+def styles(rows: pd.DataFrame) -> dict[str, Style]:
+  """Returns {series: style}: a color and a marker a model, a kind of line a way of asking."""
+  names, variants = (list(rows[column].drop_duplicates()) for column in ("name", "variant"))
+  colors = _HUES if len(names) <= len(_HUES) else look.palette(len(names))
+  found = {}
+  for row in rows.drop_duplicates("series").itertuples():
+    i, j = names.index(row.name), variants.index(row.variant)
+    found[row.series] = Style(colors[i], _MARKERS[i % len(_MARKERS)], _LINES[j % len(_LINES)])
+  return found
+
+
+def some(values: Collection[float], most: int = 4) -> list[float]:
+  """Returns a few of the numbers, evenly chosen, the least and the greatest among them."""
+  ordered = sorted(values)
+  if len(ordered) <= most:
+    return ordered
+  return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
+
+
+def shots(k: float) -> str:
+  return "1 shot" if k == 1 else f"{int(k)} shots"
+
+
+def count(values: Collection[float], what: str) -> str:
+  """Returns "100 items", or "95 to 100 items" where numbers differ."""
+  low, high = int(min(values)), int(max(values))
+  return f"{high:,} {what}" if low == high else f"{low:,} to {high:,} {what}"
+
+
+def key(figure: Figure, text: str) -> None:
+  """Says below a figure what its marks are, so that it can be read without its page."""
+  folded = textwrap.fill(text, int(figure.get_figwidth() * _LETTERS_PER_INCH))
+  figure.supxlabel(folded, x=0.01, ha="left", fontsize=6, color=plots.GREY)
+
+
+def legend(figure: Figure, styles: dict[str, Style]) -> None:
+  handles = [
+    mpl.lines.Line2D([], [], color=s.color, marker=s.marker, linestyle=s.line, markersize=3.2, label=series)
+    for series, s in styles.items()
+  ]
+  columns = max(1, int(figure.get_figwidth() * 14 / (8 + max(map(len, styles)))))
+  figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=7, frameon=False)
