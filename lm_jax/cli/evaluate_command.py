@@ -25,6 +25,13 @@ FLAGS |= {
   "shots": (flags.DEFINE_string, "numbers of demonstrations, such as 0,1,4", "0"),
   "seeds": (flags.DEFINE_string, "seeds of demonstrations and samples, such as 0,1,2", "0"),
   "templates": (flags.DEFINE_string, "templates of every task, with commas between, or all", "default"),
+  "label_words": (
+    flags.DEFINE_string, "words for the labels, in the order of the task's, such as bad|good,terrible|great; "
+    "task: its own", "task",
+  ),
+  "orders": (
+    flags.DEFINE_string, "orders of demonstrations, such as 0,1,2: 0 as drawn, others are permutations", "0",
+  ),
   "limit": (flags.DEFINE_integer, "items of a task at most, a fixed random choice (default: all)", None),
   "split": (flags.DEFINE_string, "test (the default), or dev to choose by", "test"),
   "too_long": (
@@ -85,8 +92,9 @@ def _settings(values: flags.FlagValues) -> "Settings":
 
   return Settings(
     tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
-    templates=_split(values.templates), labels=values.labels, limit=values.limit,
-    split=values.split, too_long=values.too_long,
+    templates=_split(values.templates), label_words=_split(values.label_words),
+    orders=_integers(values, "orders"), labels=values.labels, limit=values.limit, split=values.split,
+    too_long=values.too_long,
     writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
 
@@ -132,13 +140,14 @@ def _show(model: "LanguageModel", settings: "Settings") -> None:
 
   reader = ModelReader(model.held)
   for template, task in few_shot_runs.tasks(settings):
-    for seed in settings.seeds:
-      for one in few_shot.plan(task, reader, settings.shots, 1, seed, settings.too_long, settings.labels):
-        left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
-        print(f"----- {task.name}, template {template}, seed {seed}, {one.shots} shots ({left})")
-        for context in one.contexts:
-          print(context)
-        print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
+    for k, seed, order in few_shot_runs.draws(settings):
+      (one,) = few_shot.plan(task, reader, (k,), 1, seed or 0, settings.too_long, settings.labels, order)
+      left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
+      which = f"template {template}, label words {task.label_words}, seed {_text(seed, 'd')}, order {order}"
+      print(f"----- {task.name}, {which}, {k} shots ({left})")
+      for context in one.contexts:
+        print(context)
+      print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -146,14 +155,15 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
   from rich.table import Table
 
   table = Table(box=None, header_style="bold")
-  for name in ("model", "task", "template", "shots", "seed", "metric"):
+  for name in ("model", "task", "template", "words", "shots", "seed", "order", "metric"):
     table.add_column(name)
   for name in ("value", "± stderr", "chance", "items"):
     table.add_column(name, justify="right")
   for row in rows:
     table.add_row(
-      Path(row["model"]).name, row["task"], row["prompt_id"], _shots(row), _seed(row),
-      row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]), str(row["n_items"]),
+      Path(row["model"]).name, row["task"], row["prompt_id"], row["label_words"], _shots(row), _seed(row),
+      str(row["order"]), row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]),
+      str(row["n_items"]),
     )  # fmt: skip
   console = Console(width=None if sys.stdout.isatty() else 140)
   console.print(table)
@@ -181,9 +191,9 @@ COMMANDS = {
   "evaluate": Command(
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
-      "model", "tasks", "shots", "seeds", "templates", "labels", "limit", "split", "too_long", "calibrate",
-      "samples", "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt",
-      "workdir", "weights", "json", "quiet",
+      "model", "tasks", "shots", "seeds", "templates", "label_words", "orders", "labels", "limit", "split",
+      "too_long", "calibrate", "samples", "temperature", "top_p", "allow_code_execution",
+      "without_isolation", "show_prompt", "workdir", "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),
 }  # fmt: skip
