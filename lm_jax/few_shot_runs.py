@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,6 +38,7 @@ ALL = "all"  # templates
 # Of rows that were kept before there were these columns.
 _DEFAULTS = {"label_words": OWN_WORDS, "order": 0, "hold_out": False}
 Report = Callable[[str], None]
+Tasks = Sequence[tuple[str, FewShotTask]]  # with the names of their templates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +133,21 @@ def _task(s: Settings, name: str, template: str) -> FewShotTask:
   return dev if s.split == "dev" else rest
 
 
-def draws(s: Settings) -> list[tuple[int, int | None, int]]:
-  """Returns (shots, seed, order) of all demonstrations that differ."""
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """How a task is asked; the seed is None where there are no demonstrations."""
+
+  template: str
+  label_words: str
+  shots: int
+  seed: int | None
+  order: int
+
+
+def prompts(s: Settings, template: str, task: FewShotTask) -> list[Prompt]:
+  """Returns all that differ of one of the `tasks`."""
   return [
-    (k, seed, order)
+    Prompt(template, task.label_words, k, seed, order)
     for k in s.shots
     for seed in (s.seeds if k else (None,))  # without demonstrations there is nothing to draw,
     for order in (s.orders if k > 1 else (0,))  # and one has no order
@@ -148,10 +160,7 @@ class _Cell:
 
   key: str
   task: FewShotTask
-  template: str
-  seed: int | None
-  order: int
-  shots: int
+  prompt: Prompt
 
 
 def run(
@@ -186,9 +195,10 @@ def run(
 def measure(
   p: Pretrained,
   s: Settings,
-  asked: Sequence[tuple[str, FewShotTask]],
+  asked: Tasks,
   *,
   name: str,
+  only: Container[Prompt] | None = None,
   folder: Path | None = None,
   report: Report | None = None,
   quiet: bool = False,
@@ -199,6 +209,7 @@ def measure(
 
   Args:
     asked: the `tasks` of the settings.
+    only: prompts that are asked; None: all.
     name, folder, ...: those of `run`.
   """
   for _, task in asked:
@@ -206,11 +217,11 @@ def measure(
   reader = reader or ModelReader(p)
   about, rows, items = _about(p, name), [], {}
   for template, task in asked:
-    cells = list(_cells(p, s, template, task))
+    cells = [cell for cell in _cells(p, s, template, task) if only is None or cell.prompt in only]
     kept = {cell.key: _kept(folder, cell.key) for cell in cells}
     missing = [cell for cell in cells if kept[cell.key] is None]
-    for seed, order in dict.fromkeys((cell.seed, cell.order) for cell in missing):
-      together = [cell for cell in missing if (cell.seed, cell.order) == (seed, order)]
+    for drawn in dict.fromkeys((cell.prompt.seed, cell.prompt.order) for cell in missing):
+      together = [cell for cell in missing if (cell.prompt.seed, cell.prompt.order) == drawn]
       computed = _computed(task, reader, s, together, report, quiet, run_code)
       for cell, found, results in computed:
         kept[cell.key] = [about | row for row in found]
@@ -278,9 +289,11 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
     common["calibrate"] = True
   if task.label_words != OWN_WORDS:
     common["label_words"] = task.label_words
-  for k, seed, order in draws(s):
-    own = {"seed": seed, "shots": k} | ({"order": order} if order else {})
-    yield _Cell(strict.digest({**common, **own}, 16), task, template, seed, order, k)
+  for prompt in prompts(s, template, task):
+    own = {"seed": prompt.seed, "shots": prompt.shots}
+    if prompt.order:
+      own["order"] = prompt.order
+    yield _Cell(strict.digest({**common, **own}, 16), task, prompt)
 
 
 def _computed(
@@ -293,7 +306,8 @@ def _computed(
   run_code: RunCode | None,
 ) -> Iterator[tuple[_Cell, list[dict[str, Any]], list[Result]]]:
   """Yields (cell, its rows, its items) of one task, seed and order; all shots are read in one pass."""
-  shots, seed, order = [cell.shots for cell in cells], cells[0].seed, cells[0].order
+  shots, seed = [cell.prompt.shots for cell in cells], cells[0].prompt.seed
+  order = cells[0].prompt.order
   asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels, order)
   writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
@@ -302,12 +316,13 @@ def _computed(
       task, reader, asked, writing=writing, run_code=run_code, calibrate=s.calibrate, progress=bar.advance
     )
   for cell in cells:
-    of_shots = [result for result in results if result.asked.shots == cell.shots]
-    total = sum(one.shots == cell.shots for one in asked)
+    k = cell.prompt.shots
+    of_shots = [result for result in results if result.asked.shots == k]
+    total = sum(one.shots == k for one in asked)
     left_out = total - len(of_shots)
     if report is not None and left_out:
-      report(f"{task.name}, {cell.shots} shots: {left_out} of {total} items are too long for the model")
-    yield cell, _rows(cell, s, few_shot.means(task, of_shots, cell.shots), of_shots, left_out), of_shots
+      report(f"{task.name}, {k} shots: {left_out} of {total} items are too long for the model")
+    yield cell, _rows(cell, s, few_shot.means(task, of_shots, k), of_shots, left_out), of_shots
 
 
 def _num_answers(asked: Sequence[Asked], writing: Writing, calibrate: bool) -> int:
@@ -321,8 +336,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
   used = [len(result.asked.demonstrations or ()) for result in results]
   common = {
-    "key": cell.key, "task": cell.task.name, "split": s.split, "n_shots": cell.shots, "seed": cell.seed,
-    "prompt_id": cell.template, "label_words": cell.task.label_words, "order": cell.order,
+    "key": cell.key, "task": cell.task.name, "split": s.split, **_columns(cell.prompt),
     "hold_out": s.hold_out, "labels": s.labels, "n_left_out": left_out,
     "mean_shots": sum(used) / len(used) if used else None,
   }  # fmt: skip
@@ -331,6 +345,18 @@ def _rows(
     | {"metric": x.metric, "value": x.value, "stderr": x.stderr, "n_items": x.n_items, "chance": x.chance}
     for x in scores
   ]
+
+
+def _columns(prompt: Prompt) -> dict[str, Any]:
+  return {
+    "n_shots": prompt.shots, "seed": prompt.seed, "prompt_id": prompt.template,
+    "label_words": prompt.label_words, "order": prompt.order,
+  }  # fmt: skip
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt:
+  """Returns what a row is about."""
+  return Prompt(row["prompt_id"], row["label_words"], row["n_shots"], row["seed"], row["order"])
 
 
 def _about(p: Pretrained, name: str) -> dict[str, Any]:
@@ -355,10 +381,7 @@ def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
 
 
 def _table(cell: _Cell, results: Sequence[Result]) -> pandas.DataFrame:
-  where = {
-    "task": cell.task.name, "prompt_id": cell.template, "label_words": cell.task.label_words,
-    "seed": cell.seed, "order": cell.order, "n_shots": cell.shots,
-  }  # fmt: skip
+  where = {"task": cell.task.name, **_columns(cell.prompt)}
   return pandas.DataFrame([where | _of_item(result) for result in results])
 
 
