@@ -135,14 +135,26 @@ def check(
   may_run_code: bool = False,
 ) -> None:
   """Raises ConfigError for what cannot be chosen among, before a model is opened."""
+  _planned(s, metric, dev_limit, may_run_code)
+
+
+def _planned(
+  s: Settings, metric: str | None, dev_limit: int | None, may_run_code: bool
+) -> list[tuple[Settings, Tasks, str]]:
+  """Returns (what is asked on dev, of which tasks, the metric) for each name of a task."""
   few_shot_runs.check(s)
   require(dev_limit is None or dev_limit > 0, "--dev_limit", dev_limit, "greater than 0")
   plain = s.labels == "gold" and not s.calibrate
   require(plain, "settings", (s.labels, s.calibrate), "of gold labels and without calibration")
+  planned = []
   for name in s.tasks:
-    for _, task in few_shot_runs.tasks(_on_dev(s, name, dev_limit)):
-      _metric(task, metric, s.writing.samples)
+    hold_out = not prompt_tasks.has_dev(name)
+    on_dev = dataclasses.replace(s, tasks=(name,), split="dev", hold_out=hold_out, limit=dev_limit)
+    tasks = few_shot_runs.tasks(on_dev)
+    for _, task in tasks:
       few_shot.check_code(task, may_run_code)
+    planned.append((on_dev, tasks, _metric(tasks[0][1], metric, s.writing.samples)))
+  return planned
 
 
 def select(
@@ -168,17 +180,14 @@ def select(
     halving: successive halving, see above.
     name, folder, ...: those of `few_shot_runs.run`.
   """
-  check(s, metric, dev_limit, may_run_code=run_code is not None)
+  planned = _planned(s, metric, dev_limit, run_code is not None)
   tokenizer = p.require_tokenizer()
   measure = functools.partial(
     few_shot_runs.measure, p, name=name, folder=folder, report=report, quiet=quiet, run_code=run_code,
     reader=reader or ModelReader(p),
   )  # fmt: skip
   selections = []
-  for task_name in s.tasks:
-    on_dev = _on_dev(s, task_name, dev_limit)
-    tasks = few_shot_runs.tasks(on_dev)
-    of_task = _metric(tasks[0][1], metric, s.writing.samples)
+  for on_dev, tasks, of_task in planned:
     choice = _choose(on_dev, tasks, of_task, halving, tokenizer, measure)
     on_test = dataclasses.replace(on_dev, split="test", limit=s.limit)
     selections.append(_on_test(on_test, choice, of_task, name, measure))
@@ -207,11 +216,6 @@ def _metric(task: FewShotTask, given: str | None, samples: int) -> str:
   if given is not None and given not in there:
     raise ConfigError(f"--metric={given}: task {task.name!r} has no such score{nearest(given, there)}")
   return given or there[0]
-
-
-def _on_dev(s: Settings, name: str, limit: int | None) -> Settings:
-  hold_out = not prompt_tasks.has_dev(name)
-  return dataclasses.replace(s, tasks=(name,), split="dev", hold_out=hold_out, limit=limit)
 
 
 # --- on dev -------------------------------------------------------------------------------------------
@@ -284,7 +288,7 @@ def _on_test(on_test: Settings, choice: _Choice, metric: str, name: str, measure
   default = Prompt(
     prompt_tasks.DEFAULT, OWN_WORDS, k, on_test.seeds[0] if k else None, on_test.orders[0] if k > 1 else 0
   )
-  asked = {prompt: _asked(on_test, prompt, measure) for prompt in dict.fromkeys((chosen, default))}
+  asked = _asked(on_test, (chosen, default), measure)
   of_chosen, of_default = (item_scores(asked[prompt][1], metric) for prompt in (chosen, default))
   chosen_on_test = _mean(of_chosen)
   sign = -1 if metric in LOWER_IS_BETTER else 1
@@ -300,14 +304,22 @@ def _on_test(on_test: Settings, choice: _Choice, metric: str, name: str, measure
   )  # fmt: skip
 
 
-def _asked(on_test: Settings, prompt: Prompt, measure: Measure) -> tuple[FewShotTask, pandas.DataFrame]:
-  """Returns the test task as a prompt asks it, and the table of its items."""
-  alone = dataclasses.replace(on_test, templates=(prompt.template,), label_words=(prompt.label_words,),
-                              shots=(prompt.shots,))  # fmt: skip
-  tasks = few_shot_runs.tasks(alone)
-  _, tables = measure(alone, tasks, only={prompt})
-  (table,) = tables.values()
-  return tasks[0][1], table
+def _asked(
+  on_test: Settings, prompts: Sequence[Prompt], measure: Measure
+) -> dict[Prompt, tuple[FewShotTask, pandas.DataFrame]]:
+  """Returns the test task as each prompt asks it, and the table of its items."""
+  found = {}
+  for template in dict.fromkeys(prompt.template for prompt in prompts):
+    of = [prompt for prompt in prompts if prompt.template == template]
+    words = tuple(dict.fromkeys(prompt.label_words for prompt in of))
+    alone = dataclasses.replace(on_test, templates=(template,), label_words=words, shots=(of[0].shots,))
+    tasks = few_shot_runs.tasks(alone)
+    rows, tables = measure(alone, tasks, only=set(of))
+    task_of = {task.label_words: task for _, task in tasks}
+    for row in rows:
+      prompt = few_shot_runs.prompt_of(row)
+      found[prompt] = task_of[prompt.label_words], tables[row["key"]]
+  return found
 
 
 # --- scores of items ----------------------------------------------------------------------------------
