@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lm_jax.prompt_tasks import FewShotTask, Item
-from lm_jax.prompt_tasks.items import relabeled
+from lm_jax.prompt_tasks.items import relabeled, reordered
 from lm_jax.reader import Reader
 from lm_jax.strict import ConfigError, require
 
@@ -51,6 +51,7 @@ def plan(
   seed: int,
   too_long: TooLong = "drop",
   labels: Labels = "gold",
+  order: int = 0,
 ) -> list[Asked]:
   """Returns the items with their prompts, for each number of shots in turn.
 
@@ -58,6 +59,7 @@ def plan(
     num_examples: at most so many items, the same for any `shots` and `seed`; None: all.
     seed: of the demonstrations.
     labels: of the demonstrations, see `items.relabeled`.
+    order: of the demonstrations, see `items.reordered`. The first of this order are those that are dropped.
     too_long: "refuse": a prompt that does not fit is an error.
   """
   for k in shots:
@@ -67,7 +69,8 @@ def plan(
   asked = []
   for k in shots:
     for item in items:
-      drawn = (relabeled(other, labels, seed) for other in task.demonstrations(item, k, seed))
+      demonstrations = reordered(task, item, task.demonstrations(item, k, seed), order)
+      drawn = (relabeled(other, labels, seed) for other in demonstrations)
       asked.append(_asked(task, item, k, tuple(drawn)))
   pending = list(range(len(asked)))
   while pending:

@@ -1,8 +1,8 @@
-"""A model on many tasks, templates, seeds and numbers of shots: each asked once, and kept.
+"""A model on many tasks, each with many prompts (template, words, shots, seed, order): asked once, and kept.
 
 A folder of results holds
 
-    results.jsonl      a row for every metric of every (model, task, template, seed, shots)
+    results.jsonl      a row for every metric of every (model, task, template, words, seed, order, shots)
     cells/KEY.json     the rows of one of these
     items/KEY.parquet  what the model made of every item: prompt's hash, log p of choices, answers, scores
 
@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +26,8 @@ from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict, u
 from lm_jax.data.progress import Progress
 from lm_jax.few_shot import Asked, Labels, Result, RunCode, TooLong, Writing
 from lm_jax.pretrained import Pretrained
-from lm_jax.prompt_tasks import FewShotTask
+from lm_jax.prompt_tasks import FewShotTask, label_words
+from lm_jax.prompt_tasks.items import OWN_WORDS
 from lm_jax.reader import ModelReader, Reader
 from lm_jax.scores import Score
 from lm_jax.strict import ConfigError, require
@@ -34,7 +35,10 @@ from lm_jax.strict import ConfigError, require
 SEMANTICS = 1  # of the numbers; a change of their definition makes all keys others
 RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
 ALL = "all"  # templates
+# Of rows that were kept before there were these columns.
+_DEFAULTS = {"label_words": OWN_WORDS, "order": 0, "hold_out": False}
 Report = Callable[[str], None]
+Tasks = Sequence[tuple[str, FewShotTask]]  # with the names of their templates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +50,12 @@ class Settings:
     shots: numbers of demonstrations.
     seeds: of the demonstrations, and of what is sampled after them; zero shots have one, 0.
     templates: of every task; ("all",): all that it has.
+    label_words: of every task: "task", its own, or others, "bad|good": see prompt_tasks/label_words.py.
+    orders: of the demonstrations, 0 as drawn: see `items.reordered`; up to one shot has one, 0.
     limit: items of a task at most, a fixed random choice; None: all.
     split: "test", or "dev" to choose by.
+    hold_out: "dev" is a part of the rows that demonstrations are drawn from, which are drawn from the rest:
+      see prompt_tasks/hold_out.py.
     too_long: what becomes of a prompt that is longer than the model's context: see `few_shot.plan`.
     writing: how answers are written, where a task asks for it.
   """
@@ -56,8 +64,11 @@ class Settings:
   shots: tuple[int, ...] = (0,)
   seeds: tuple[int, ...] = (0,)
   templates: tuple[str, ...] = (prompt_tasks.DEFAULT,)
+  label_words: tuple[str, ...] = (OWN_WORDS,)
+  orders: tuple[int, ...] = (0,)
   limit: int | None = None
   split: str = "test"
+  hold_out: bool = False
   too_long: TooLong = "drop"
   labels: Labels = "gold"  # of the demonstrations: a control, see prompt_tasks.items.relabeled
   writing: Writing = Writing()
@@ -73,10 +84,18 @@ def check(s: Settings) -> None:
     ("shots", s.shots),
     ("seeds", s.seeds),
     ("templates", s.templates),
+    ("label_words", s.label_words),
+    ("orders", s.orders),
   ):
+    require(len(values) > 0, f"--{name}", "", "one or more")
     require(len(set(values)) == len(values), f"--{name}", ",".join(map(str, values)), "all different")
   for k in s.shots:
     require(k >= 0, "--shots", k, "0 or greater")
+  for order in s.orders:
+    require(order >= 0, "--orders", order, "0 or greater")
+  for words in s.label_words:
+    if words != OWN_WORDS:
+      label_words.split(words)
   require(s.limit is None or s.limit > 0, "--limit", s.limit, "greater than 0")
   require(s.split in ("test", "dev"), "--split", s.split, "test or dev")
   require(s.too_long in ("drop", "refuse"), "--too_long", s.too_long, "drop or refuse")
@@ -89,21 +108,50 @@ def check(s: Settings) -> None:
 
 
 def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
-  """Returns (template, task) of all that is asked; raises ConfigError for what cannot be.
+  """Returns (template, task) of all that is asked, a task for each of its label words.
 
-  A task's demonstrations are drawn here once, so that too many shots are an error at once.
+  Raises ConfigError for what cannot be. A task's demonstrations are drawn here once, so that too many shots
+  are an error at once.
   """
   found = []
   for name in s.tasks:
     there = prompt_tasks.templates(name)
     for template in there if s.templates == (ALL,) else s.templates:
-      task = prompt_tasks.make(name, template, s.split)
+      task = _task(s, name, template)
       for seed in s.seeds:
         task.demonstrations(task.sample(1)[0], max(s.shots), seed)
-      found.append((template, task))
+      found += [(template, prompt_tasks.with_label_words(task, words)) for words in s.label_words]
   if s.calibrate and not any(item.neutral for _, task in found for item in task.items[:1]):
     raise ConfigError("--calibrate: none of the tasks names the field that is its `content`")
   return found
+
+
+def _task(s: Settings, name: str, template: str) -> FewShotTask:
+  if not s.hold_out:
+    return prompt_tasks.make(name, template, s.split)
+  dev, rest = prompt_tasks.hold_out(prompt_tasks.make(name, template))
+  return dev if s.split == "dev" else rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """How a task is asked; the seed is None where there are no demonstrations."""
+
+  template: str
+  label_words: str
+  shots: int
+  seed: int | None
+  order: int
+
+
+def prompts(s: Settings, template: str, task: FewShotTask) -> list[Prompt]:
+  """Returns all that differ of one of the `tasks`."""
+  return [
+    Prompt(template, task.label_words, k, seed, order)
+    for k in s.shots
+    for seed in (s.seeds if k else (None,))  # without demonstrations there is nothing to draw,
+    for order in (s.orders if k > 1 else (0,))  # and one has no order
+  ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +160,7 @@ class _Cell:
 
   key: str
   task: FewShotTask
-  template: str
-  seed: int | None
-  shots: int
+  prompt: Prompt
 
 
 def run(
@@ -140,18 +186,43 @@ def run(
     reader: instead of the model.
   """
   check(s)
-  asked = tasks(s)
+  rows, items = measure(
+    p, s, tasks(s), name=name, folder=folder, report=report, quiet=quiet, run_code=run_code, reader=reader
+  )
+  return rows + summaries(rows, items)
+
+
+def measure(
+  p: Pretrained,
+  s: Settings,
+  asked: Tasks,
+  *,
+  name: str,
+  only: Container[Prompt] | None = None,
+  folder: Path | None = None,
+  report: Report | None = None,
+  quiet: bool = False,
+  run_code: RunCode | None = None,
+  reader: Reader | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, pandas.DataFrame]]:
+  """Returns the rows of all that is asked, and {key of a row: the table of its items}.
+
+  Args:
+    asked: the `tasks` of the settings.
+    only: prompts that are asked; None: all.
+    name, folder, ...: those of `run`.
+  """
   for _, task in asked:
     few_shot.check_code(task, run_code is not None)
   reader = reader or ModelReader(p)
   about, rows, items = _about(p, name), [], {}
   for template, task in asked:
-    cells = list(_cells(p, s, template, task))
+    cells = [cell for cell in _cells(p, s, template, task) if only is None or cell.prompt in only]
     kept = {cell.key: _kept(folder, cell.key) for cell in cells}
     missing = [cell for cell in cells if kept[cell.key] is None]
-    for seed in dict.fromkeys(cell.seed for cell in missing):
-      together = [cell for cell in missing if cell.seed == seed]
-      computed = _computed(task, reader, s, seed, together, report, quiet, run_code)
+    for drawn in dict.fromkeys((cell.prompt.seed, cell.prompt.order) for cell in missing):
+      together = [cell for cell in missing if (cell.prompt.seed, cell.prompt.order) == drawn]
+      computed = _computed(task, reader, s, together, report, quiet, run_code)
       for cell, found, results in computed:
         kept[cell.key] = [about | row for row in found]
         items[cell.key] = _table(cell, results)
@@ -162,30 +233,31 @@ def run(
     _compact(folder)
   for key in {row["key"] for row in rows} - set(items):
     items[key] = pandas.read_parquet(folder / ITEMS / f"{key}.parquet")
-  return rows + summaries(rows, items)
+  return rows, items
 
 
 def summaries(rows: Sequence[dict[str, Any]], items: Mapping[str, pandas.DataFrame]) -> list[dict[str, Any]]:
   """Returns a row for every metric of items that was measured with several seeds or templates.
 
   Its value is the mean over all of them, its stderr that for other items, seeds and templates, and the
-  variances of the three are apart: see `uncertainty.variance_components`. `prompt_id` is "all".
+  variances of the three are apart: see `uncertainty.variance_components`. `prompt_id` is "all". Other label
+  words or orders are other rows: these are averaged over neither.
 
   Args:
     items: {key of a row: the table of its items}.
   """
   groups = collections.defaultdict(list)
   for row in rows:
-    groups[row["task"], row["n_shots"], row["metric"]].append(row)
+    groups[row["task"], row["n_shots"], row["label_words"], row["order"], row["metric"]].append(row)
   found = []
-  for (_, _, metric), several in groups.items():
+  for (*_, metric), several in groups.items():
     if len(several) < 2 or any(metric not in items[row["key"]] for row in several):
       continue
     scores = [items[row["key"]].drop_duplicates("item").set_index("item")[metric] for row in several]
     table = pandas.concat(scores, axis=1, join="inner").dropna()
     seeds, templates = (list(dict.fromkeys(row[name] for row in several)) for name in ("seed", "prompt_id"))
-    order = [(row["seed"], row["prompt_id"]) for row in several]
-    columns = [order.index((seed, template)) for seed in seeds for template in templates]
+    pairs = [(row["seed"], row["prompt_id"]) for row in several]
+    columns = [pairs.index((seed, template)) for seed in seeds for template in templates]
     if table.empty:
       continue
     v = uncertainty.variance_components(
@@ -215,26 +287,28 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
     common["labels"] = s.labels
   if s.calibrate and task.kind == "choice":
     common["calibrate"] = True
-  for k in s.shots:
-    # Without demonstrations there is nothing to draw.
-    for seed in s.seeds if k else (None,):
-      key = strict.digest({**common, "seed": seed, "shots": k}, 16)
-      yield _Cell(key, task, template, seed, k)
+  if task.label_words != OWN_WORDS:
+    common["label_words"] = task.label_words
+  for prompt in prompts(s, template, task):
+    own = {"seed": prompt.seed, "shots": prompt.shots}
+    if prompt.order:
+      own["order"] = prompt.order
+    yield _Cell(strict.digest({**common, **own}, 16), task, prompt)
 
 
 def _computed(
   task: FewShotTask,
   reader: Reader,
   s: Settings,
-  seed: int | None,
   cells: Sequence[_Cell],
   report: Report | None,
   quiet: bool,
   run_code: RunCode | None,
 ) -> Iterator[tuple[_Cell, list[dict[str, Any]], list[Result]]]:
-  """Yields (cell, its rows, its items) of one task and seed, all shots of which are read in one pass."""
-  shots = [cell.shots for cell in cells]
-  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels)
+  """Yields (cell, its rows, its items) of one task, seed and order; all shots are read in one pass."""
+  shots, seed = [cell.prompt.shots for cell in cells], cells[0].prompt.seed
+  order = cells[0].prompt.order
+  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels, order)
   writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
   with Progress(what, _num_answers(asked, writing, s.calibrate), quiet=quiet, unit="answers") as bar:
@@ -242,12 +316,13 @@ def _computed(
       task, reader, asked, writing=writing, run_code=run_code, calibrate=s.calibrate, progress=bar.advance
     )
   for cell in cells:
-    of_shots = [result for result in results if result.asked.shots == cell.shots]
-    total = sum(one.shots == cell.shots for one in asked)
+    k = cell.prompt.shots
+    of_shots = [result for result in results if result.asked.shots == k]
+    total = sum(one.shots == k for one in asked)
     left_out = total - len(of_shots)
     if report is not None and left_out:
-      report(f"{task.name}, {cell.shots} shots: {left_out} of {total} items are too long for the model")
-    yield cell, _rows(cell, s, few_shot.means(task, of_shots, cell.shots), of_shots, left_out), of_shots
+      report(f"{task.name}, {k} shots: {left_out} of {total} items are too long for the model")
+    yield cell, _rows(cell, s, few_shot.means(task, of_shots, k), of_shots, left_out), of_shots
 
 
 def _num_answers(asked: Sequence[Asked], writing: Writing, calibrate: bool) -> int:
@@ -261,8 +336,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
   used = [len(result.asked.demonstrations or ()) for result in results]
   common = {
-    "key": cell.key, "task": cell.task.name, "split": s.split, "n_shots": cell.shots, "seed": cell.seed,
-    "prompt_id": cell.template, "labels": s.labels, "n_left_out": left_out,
+    "key": cell.key, "task": cell.task.name, "split": s.split, **_columns(cell.prompt),
+    "hold_out": s.hold_out, "labels": s.labels, "n_left_out": left_out,
     "mean_shots": sum(used) / len(used) if used else None,
   }  # fmt: skip
   return [
@@ -270,6 +345,18 @@ def _rows(
     | {"metric": x.metric, "value": x.value, "stderr": x.stderr, "n_items": x.n_items, "chance": x.chance}
     for x in scores
   ]
+
+
+def _columns(prompt: Prompt) -> dict[str, Any]:
+  return {
+    "n_shots": prompt.shots, "seed": prompt.seed, "prompt_id": prompt.template,
+    "label_words": prompt.label_words, "order": prompt.order,
+  }  # fmt: skip
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt:
+  """Returns what a row is about."""
+  return Prompt(row["prompt_id"], row["label_words"], row["n_shots"], row["seed"], row["order"])
 
 
 def _about(p: Pretrained, name: str) -> dict[str, Any]:
@@ -288,13 +375,13 @@ def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
   if path is None or not path.exists():
     return None
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return [_DEFAULTS | row for row in json.loads(path.read_text(encoding="utf-8"))]
   except ValueError as error:
     raise ConfigError(f"{path}: is not JSON ({error}); delete it to have it computed again") from None
 
 
 def _table(cell: _Cell, results: Sequence[Result]) -> pandas.DataFrame:
-  where = {"task": cell.task.name, "prompt_id": cell.template, "seed": cell.seed, "n_shots": cell.shots}
+  where = {"task": cell.task.name, **_columns(cell.prompt)}
   return pandas.DataFrame([where | _of_item(result) for result in results])
 
 
@@ -319,7 +406,7 @@ def _of_item(result: Result) -> dict[str, Any]:
 
 def _compact(folder: Path) -> None:
   paths = sorted((folder / CELLS).glob("*.json"))
-  lines = [json.dumps(row) + "\n" for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
+  lines = [json.dumps(row) + "\n" for path in paths for row in _kept(folder, path.stem)]
   with _written(folder / RESULTS) as path:
     path.write_text("".join(lines), encoding="utf-8")
 

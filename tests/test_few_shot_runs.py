@@ -15,17 +15,19 @@ from lm_jax import (
   answer_metrics,
   cli,
   few_shot,
+  few_shot_prompts,
   few_shot_runs,
   pretrained,
   prompt_tasks,
   sandbox,
+  strict,
   tokenizers,
   uncertainty,
 )
 from lm_jax.few_shot import Writing
 from lm_jax.few_shot_runs import Settings
 from lm_jax.pretrained import Pretrained
-from lm_jax.prompt_tasks import FewShotTask, Item
+from lm_jax.prompt_tasks import FewShotTask, Item, items
 from lm_jax.reader import ModelReader
 from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError
@@ -330,6 +332,130 @@ def test_batches_and_shots_in_one_pass_change_no_score(model):
   np.testing.assert_allclose(*values, rtol=2e-5, atol=1e-6)
 
 
+# --- other words, other orders --------------------------------------------------------------------------
+
+
+def words_and_prompts(asked):
+  return [(one.item.id, one.contexts, one.item.choices, one.item.gold) for one in asked]
+
+
+@pytest.mark.parametrize(("template", "words"), [("default", "bad|good"), ("question", "not my taste|fine")])
+def test_label_words_are_those_of_a_task_defined_with_them(shared, tmp_path, template, words):
+  del shared
+  d = prompt_tasks.define("mr")
+  t = dataclasses.replace(d.template(template), choices=tuple(words.split("|")))
+  own = {f.name: getattr(t, f.name) for f in dataclasses.fields(t)}
+  defined = prompt_tasks.build(dataclasses.replace(d, templates={}, **own))
+  renamed = prompt_tasks.with_label_words(prompt_tasks.make("mr", template), words)
+  plans = [
+    few_shot.plan(task, Reading(), (0, 4), 30, 1, labels=labels)
+    for task in (renamed, defined)
+    for labels in ("gold", "flipped")
+  ]
+  assert words_and_prompts(plans[0]) == words_and_prompts(plans[2])
+  assert words_and_prompts(plans[1]) == words_and_prompts(plans[3]) != words_and_prompts(plans[0])
+  neutral = [few_shot_prompts.neutral_contexts(task, plan[-1]) for task, plan in
+             ((renamed, plans[0]), (defined, plans[2]))]  # fmt: skip
+  assert neutral[0] == neutral[1] and len(neutral[0]) == 3
+  first = prompt_tasks.make("mr", template)
+  assert [item.id for item in renamed.sample(30)] == [item.id for item in first.sample(30)]
+  shown = "".join(one.contexts[0] for one in plans[0] if one.shots)
+  assert all(f" {word}\n\n" in shown for word in words.split("|"))
+  assert not any(f"{choice}\n\n" in shown for choice in first.items[0].choices)
+
+
+def test_words_of_a_text_file_and_of_labels_that_stand_for_themselves(shared, tmp_path):
+  rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(60)]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  task = prompt_tasks.with_label_words(prompt_tasks.make(str(tmp_path / "rows.jsonl")), "x | y")
+  assert {item.choices for item in (*task.items, *task.pool)} == {(" x", " y")}
+  poems = prompt_tasks.with_label_words(prompt_tasks.make("poem_sentiment"), "sad|flat|glad|torn")
+  own = {item.id: item for item in prompt_tasks.make("poem_sentiment").items}
+  named = dict(zip((" negative", " no impact", " positive", " mixed"), poems.items[0].choices, strict=True))
+  assert all(
+    item.choices[item.gold] == named[own[item.id].choices[own[item.id].gold]] for item in poems.items
+  )
+  assert prompt_tasks.with_label_words(poems, "task") is poems
+
+
+def test_an_order_is_a_permutation_of_the_same_demonstrations():
+  task = prompt_tasks.association()
+  asked = {order: few_shot.plan(task, Reading(), (1, 4), 40, 3, order=order) for order in range(4)}
+  assert [one.demonstrations for one in asked[0]] == [
+    tuple(task.demonstrations(one.item, one.shots, 3)) for one in asked[0]
+  ]
+  for order in (1, 2, 3):
+    again = few_shot.plan(task, Reading(), (1, 4), 40, 3, order=order)
+    assert again == asked[order]
+    for drawn, other in zip(asked[0], asked[order], strict=True):
+      assert other.item == drawn.item and set(other.demonstrations) == set(drawn.demonstrations)
+      assert len(other.demonstrations) == drawn.shots
+      assert other.contexts == (task.context(other.item, other.demonstrations),)
+  # Of four demonstrations there are 24 orders, of which random ones of 40 items are not all the same.
+  places = {
+    tuple(drawn.demonstrations.index(one) for one in other.demonstrations)
+    for order in (1, 2, 3)
+    for drawn, other in zip(asked[0], asked[order], strict=True)
+    if drawn.shots == 4
+  }
+  assert len(places) > 15
+  renamed = dataclasses.replace(task, name="other")
+  assert any(
+    items.reordered(renamed, one.item, one.demonstrations, 1)
+    != items.reordered(task, one.item, one.demonstrations, 1)
+    for one in asked[0]
+  )
+
+
+def test_one_demonstration_has_one_order_and_other_words_and_orders_are_rows_apart(
+  model, definition, tmp_path
+):
+  settings = Settings(
+    (str(definition),), shots=(0, 1, 3), seeds=(0, 1), label_words=("task", "no|yes"), orders=(0, 5)
+  )
+  reader, folder = Reading(), tmp_path / "results"
+  rows = few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader)
+  of_nll = [r for r in rows if r["metric"] == "nll" and r["key"]]
+  cells = [(r["label_words"], r["n_shots"], r["seed"], r["order"]) for r in of_nll]
+  expected = [(0, None, 0), (1, 0, 0), (1, 1, 0), *((3, seed, order) for seed in (0, 1) for order in (0, 5))]
+  assert cells == [(words, *cell) for words in ("task", "no|yes") for cell in expected]
+  assert reader.asked == 2 * 7 * 20
+  means = [row for row in rows if row["key"] is None and row["metric"] == "nll"]
+  assert {(row["label_words"], row["n_shots"], row["order"], row["n_seeds"]) for row in means} == {
+    (words, k, order, 2) for words in ("task", "no|yes") for k, order in ((1, 0), (3, 0), (3, 5))
+  }
+  for mean in means:
+    same = ("label_words", "n_shots", "order", "metric")
+    parts = [r["value"] for r in rows if r["key"] and all(r[name] == mean[name] for name in same)]
+    assert len(parts) == 2 and mean["value"] == pytest.approx(np.mean(parts))
+  key = next(r["key"] for r in rows if (r["label_words"], r["order"]) == ("no|yes", 5))
+  table = pandas.read_parquet(folder / "items" / f"{key}.parquet")
+  assert set(table["label_words"]) == {"no|yes"} and set(table["order"]) == {5}
+
+
+def test_results_that_are_kept_keep_their_keys(model, tmp_path):
+  """A cell as it was kept before there were label words and orders."""
+  task = prompt_tasks.association()
+  assert task.digest == "02fc3ca4d0a3d145"
+  cell = {
+    "semantics": 1, "model": {"test": 1}, "weights": "float32", "task": task.digest, "limit": 3,
+    "split": "test", "too_long": "drop", "context_length": CONTEXT, "seed": 0, "shots": 2,
+  }  # fmt: skip
+  settings, reader = Settings(("association",), shots=(2,), limit=3), Reading()
+  (first, *_) = few_shot_runs.run(model, settings, name="m", folder=tmp_path, quiet=True, reader=reader)
+  assert first["key"] == strict.digest(cell, 16)
+  path = tmp_path / "cells" / f"{first['key']}.json"
+  before = [
+    {name: value for name, value in row.items() if name not in ("label_words", "order", "hold_out")}
+    for row in json.loads(path.read_text())
+  ]
+  path.write_text(json.dumps(before))
+  asked = reader.asked
+  (again, *_) = few_shot_runs.run(model, settings, name="m", folder=tmp_path, quiet=True, reader=reader)
+  assert again == first and reader.asked == asked
+  assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["label_words"] == "task"
+
+
 # --- tasks of real data ---------------------------------------------------------------------------------
 
 
@@ -447,6 +573,19 @@ BAD = {
   "no such labels": (("--tasks=mr", "--labels=wrong"), r"--labels='wrong': must be one of gold, random, fl"),
   "nothing to calibrate": (("--tasks=boolq", "--calibrate"), r"--calibrate: none of the tasks"),
   "no dev split": (("--tasks=boolq", "--split=dev"), r"has no dev rows"),
+  "one word": (("--tasks=mr", "--label_words=bad"), r"--label_words='bad': must be 'task', or"),
+  "the same word": (("--tasks=mr", "--label_words=no|no"), r"--label_words='no\|no': must be 'task', or"),
+  "an empty word": (("--tasks=mr", "--label_words=bad|"), r"--label_words='bad\|': must be 'task', or"),
+  "too few words": (
+    ("--tasks=poem_sentiment", "--label_words=bad|good"),
+    r"--label_words=bad\|good: has 2 words, but task 'poem_sentiment' 4 labels: negative\|no impact\|",
+  ),
+  "choices of rows": (("--tasks=association", "--label_words=a|b|c|d"), r"task 'association' has no labels"),
+  "no choices": (("--tasks=lambada", "--label_words=no|yes"), r"task 'lambada' has no labels to rename"),
+  "contexts": (("--tasks=winogrande", "--label_words=no|yes"), r"task 'winogrande' has no labels to rename"),
+  "the same order": (("--tasks=mr", "--orders=1,1"), r"--orders='1,1': must be all different"),
+  "a negative order": (("--tasks=mr", "--orders=-1"), r"--orders=-1: must be 0 or greater"),
+  "no orders": (("--tasks=mr", "--orders="), r"--orders='': must be one or more"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import small_models
 from test_cli import assert_refused, call
 
 from lm_jax import cli
-from lm_jax.cli import prompts, talk
+from lm_jax.cli import prompt_texts, talk
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.language_model import LanguageModel
 
@@ -70,7 +70,7 @@ def test_the_command_as_a_person_types_it(models):
   title, *numbered = done.stdout.split("\n  ")
   assert title == f"prompt: {PROMPT}"
   found = texts(str(models / "bytes"), PROMPT, max_new_tokens=50, num_return_sequences=3)[0]
-  assert done.stdout == prompts.table([PROMPT], [found], for_terminal=False) + "\n"
+  assert done.stdout == prompt_texts.table([PROMPT], [found], for_terminal=False) + "\n"
   assert [line[:3] for line in numbered if line[:1].isdigit()] == ["1: ", "2: ", "3: "]
 
 
@@ -121,18 +121,18 @@ def test_every_setting_is_a_flag():
 
 def test_it_is_clear_which_continuation_is_of_which_prompt():
   found = [[" one\ntwo", "three"], [" four", ""]]
-  assert prompts.table(["A\nB", "C"], found, for_terminal=False).split("\n") == [
+  assert prompt_texts.table(["A\nB", "C"], found, for_terminal=False).split("\n") == [
     "prompt 1: A", "          B", "  1: one", "     two", "  2: three",
     "", "prompt 2: C", "  1: four", "  2: ",
   ]  # fmt: skip
-  assert prompts.table(["A"], [[" one"]], for_terminal=False) == "A one"
+  assert prompt_texts.table(["A"], [[" one"]], for_terminal=False) == "A one"
 
 
 def test_a_terminal_gets_no_control_characters():
   text = "a\x1b[2J\r\x07\x9b\n\té💡"
-  assert prompts.printable(text) == "a\\x1b[2J\\x0d\\x07\\x9b\n\té💡"
-  assert prompts.table(["A"], [["\x1b"]], for_terminal=True) == "A\\x1b"
-  assert prompts.table(["A"], [["\x1b"]], for_terminal=False) == "A\x1b"
+  assert prompt_texts.printable(text) == "a\\x1b[2J\\x0d\\x07\\x9b\n\té💡"
+  assert prompt_texts.table(["A"], [["\x1b"]], for_terminal=True) == "A\\x1b"
+  assert prompt_texts.table(["A"], [["\x1b"]], for_terminal=False) == "A\x1b"
 
 
 def test_a_terminal_sees_the_text_grow(models):
@@ -152,7 +152,7 @@ def test_a_terminal_sees_the_text_grow(models):
     os.close(ours)
   assert (processes.finish(process).returncode, process.stderr.closed) == (0, True)
   want = PROMPT + texts(str(models / "bytes"), PROMPT, top_k=40)[0][0]
-  assert shown.decode().replace("\r\n", "\n") == prompts.printable(want) + "\n"
+  assert shown.decode().replace("\r\n", "\n") == prompt_texts.printable(want) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ LEVELS = {
   ),
   4: (
     "bench", "decode_bench", "evaluate", "few_shot", "few_shot_prompts", "few_shot_runs", "few_shot_scores",
-    "finetune", "journal", "language_model", "lm_eval_model", "loop", "programs", "reader", "text_scores",
-    "weights_cost", "writers",
+    "finetune", "journal", "language_model", "lm_eval_model", "loop", "programs", "prompt_selection",
+    "reader", "text_scores", "weights_cost", "writers",
   ),
   5: ("config_file", "launch", "plan", "sweep"),
   6: ("analysis",),

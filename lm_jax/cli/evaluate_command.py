@@ -1,7 +1,6 @@
 """`lm-jax evaluate`: models on few-shot tasks."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from lm_jax import environment
 from lm_jax.cli.command_flags import FLAGS, Command
-from lm_jax.strict import ConfigError
+from lm_jax.cli.few_shot_flags import code_runner, integers, load, split
 
 if TYPE_CHECKING:
-  from lm_jax.few_shot import RunCode
   from lm_jax.few_shot_runs import Settings
   from lm_jax.language_model import LanguageModel
 
 FLAGS |= {
-  "tasks": (
-    flags.DEFINE_string, "tasks, with commas between: names, .yaml files of definitions, labeled texts", None
-  ),
-  "shots": (flags.DEFINE_string, "numbers of demonstrations, such as 0,1,4", "0"),
-  "seeds": (flags.DEFINE_string, "seeds of demonstrations and samples, such as 0,1,2", "0"),
-  "templates": (flags.DEFINE_string, "templates of every task, with commas between, or all", "default"),
-  "limit": (flags.DEFINE_integer, "items of a task at most, a fixed random choice (default: all)", None),
   "split": (flags.DEFINE_string, "test (the default), or dev to choose by", "test"),
-  "too_long": (
-    flags.DEFINE_string, "drop (the default) whole demonstrations of a prompt that is longer than the "
-    "context, or refuse it", "drop",
-  ),
   "labels": (
     flags.DEFINE_string, "of demonstrations: gold (the default), or as a control random or flipped", "gold",
   ),
@@ -39,14 +25,6 @@ FLAGS |= {
     flags.DEFINE_boolean, "contextual calibration (arXiv:2102.09690): adds accuracy_calibrated, where a task "
     "names its content", False,
   ),
-  "allow_code_execution": (
-    flags.DEFINE_boolean, "run code that the model writes, in a sandbox: tasks of code need it", False,
-  ),
-  "without_isolation": (
-    flags.DEFINE_boolean, "run code also where the sandbox cannot isolate it: with limits of time and "
-    "memory, but with your rights to files and network", False,
-  ),
-  "show_prompt": (flags.DEFINE_boolean, "print what the model would read, and ask nothing", False),
 }  # fmt: skip
 
 
@@ -55,13 +33,13 @@ def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
   settings = _settings(values)
   few_shot_runs.check(settings)
-  run_code = _run_code(values)
+  run_code = code_runner(values)
   for _, task in few_shot_runs.tasks(settings):  # what is wrong is said before a model is opened
     few_shot.check_code(task, run_code is not None or values.show_prompt)
   report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
   rows: list[dict[str, Any]] = []
-  for name in _split(values.model):
-    model = _load(name, values, report)
+  for name in split(values.model):
+    model = load(name, values, report)
     if values.show_prompt:
       _show(model, settings)
       continue
@@ -84,45 +62,12 @@ def _settings(values: flags.FlagValues) -> "Settings":
   from lm_jax.few_shot_runs import Settings
 
   return Settings(
-    tasks=_split(values.tasks), shots=_integers(values, "shots"), seeds=_integers(values, "seeds"),
-    templates=_split(values.templates), labels=values.labels, limit=values.limit,
-    split=values.split, too_long=values.too_long,
+    tasks=split(values.tasks), shots=integers(values, "shots"), seeds=integers(values, "seeds"),
+    templates=split(values.templates), label_words=split(values.label_words),
+    orders=integers(values, "orders"), labels=values.labels, limit=values.limit, split=values.split,
+    too_long=values.too_long,
     writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
-
-
-def _run_code(values: flags.FlagValues) -> "RunCode | None":
-  if not values.allow_code_execution:
-    return None
-  from lm_jax import sandbox
-
-  if not values.without_isolation:
-    sandbox.require_isolation()
-  workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-  return lambda programs: sandbox.run_all(
-    programs, workers=workers, without_isolation=values.without_isolation
-  )
-
-
-def _split(text: str) -> tuple[str, ...]:
-  return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
-  given = getattr(values, name)
-  try:
-    return tuple(int(part) for part in _split(given))
-  except ValueError:
-    raise ConfigError(f"--{name}={given}: must be whole numbers with commas between, such as 0,1,4") from None
-
-
-def _load(name: str, values: flags.FlagValues, report) -> "LanguageModel":
-  from lm_jax.language_model import LanguageModel
-
-  environment.enable_compilation_cache()
-  model = LanguageModel.load(name, weights=values.weights, report=report, name="--model")
-  model.held.require_tokenizer(f"--model={name}")
-  return model
 
 
 def _show(model: "LanguageModel", settings: "Settings") -> None:
@@ -132,13 +77,17 @@ def _show(model: "LanguageModel", settings: "Settings") -> None:
 
   reader = ModelReader(model.held)
   for template, task in few_shot_runs.tasks(settings):
-    for seed in settings.seeds:
-      for one in few_shot.plan(task, reader, settings.shots, 1, seed, settings.too_long, settings.labels):
-        left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
-        print(f"----- {task.name}, template {template}, seed {seed}, {one.shots} shots ({left})")
-        for context in one.contexts:
-          print(context)
-        print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
+    for prompt in few_shot_runs.prompts(settings, template, task):
+      seed = prompt.seed or 0
+      (one,) = few_shot.plan(
+        task, reader, (prompt.shots,), 1, seed, settings.too_long, settings.labels, prompt.order
+      )
+      left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
+      which = f"template {template}, label words {task.label_words}, seed {seed}, order {prompt.order}"
+      print(f"----- {task.name}, {which}, {prompt.shots} shots ({left})")
+      for context in one.contexts:
+        print(context)
+      print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -146,14 +95,15 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
   from rich.table import Table
 
   table = Table(box=None, header_style="bold")
-  for name in ("model", "task", "template", "shots", "seed", "metric"):
+  for name in ("model", "task", "template", "words", "shots", "seed", "order", "metric"):
     table.add_column(name)
   for name in ("value", "± stderr", "chance", "items"):
     table.add_column(name, justify="right")
   for row in rows:
     table.add_row(
-      Path(row["model"]).name, row["task"], row["prompt_id"], _shots(row), _seed(row),
-      row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]), str(row["n_items"]),
+      Path(row["model"]).name, row["task"], row["prompt_id"], row["label_words"], _shots(row), _seed(row),
+      str(row["order"]), row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]),
+      str(row["n_items"]),
     )  # fmt: skip
   console = Console(width=None if sys.stdout.isatty() else 140)
   console.print(table)
@@ -181,9 +131,9 @@ COMMANDS = {
   "evaluate": Command(
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
-      "model", "tasks", "shots", "seeds", "templates", "labels", "limit", "split", "too_long", "calibrate",
-      "samples", "temperature", "top_p", "allow_code_execution", "without_isolation", "show_prompt",
-      "workdir", "weights", "json", "quiet",
+      "model", "tasks", "shots", "seeds", "templates", "label_words", "orders", "labels", "limit", "split",
+      "too_long", "calibrate", "samples", "temperature", "top_p", "allow_code_execution",
+      "without_isolation", "show_prompt", "workdir", "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),
 }  # fmt: skip

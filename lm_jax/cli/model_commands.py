@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from lm_jax import environment, generation_config, strict
-from lm_jax.cli import prompts as prompting
+from lm_jax.cli import prompt_texts
 from lm_jax.cli.command_flags import GENERATION, Command
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.strict import ConfigError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def generate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   settings = _settings(values)
-  prompts = prompting.given(values.prompt, values.prompts)
+  prompts = prompt_texts.given(values.prompt, values.prompts)
   g = dataclasses.replace(GenerationConfig(), **settings)
   model = _load(values)
   if len(prompts) == 1 and g.num_return_sequences == g.num_beams == 1 and not values.json and _is_terminal():
@@ -31,7 +31,7 @@ def generate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   if values.json:
     print(json.dumps(_as_json(values.model, g, prompts, results)))
   else:
-    print(prompting.table(prompts, results, for_terminal=_is_terminal()))
+    print(prompt_texts.table(prompts, results, for_terminal=_is_terminal()))
   return 0
 
 
@@ -82,7 +82,7 @@ def _stream(model: "LanguageModel", prompt: str, settings: dict[str, Any]) -> No
 
   def show(text: str) -> None:
     waiting.stop()
-    print("".join(map(prompting.printable, (*shown, text))), end="", flush=True)
+    print("".join(map(prompt_texts.printable, (*shown, text))), end="", flush=True)
     shown.clear()
 
   waiting.start()

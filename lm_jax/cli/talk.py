@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_jax import text_generation
-from lm_jax.cli.prompts import printable
+from lm_jax.cli.prompt_texts import printable
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.language_model import LanguageModel
 from lm_jax.strict import ConfigError, nearest

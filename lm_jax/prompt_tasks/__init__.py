@@ -8,11 +8,16 @@ from lm_jax.prompt_tasks import definition, known
 from lm_jax.prompt_tasks.association import association
 from lm_jax.prompt_tasks.build import build
 from lm_jax.prompt_tasks.definition import DEFAULT, Definition
+from lm_jax.prompt_tasks.hold_out import hold_out
 from lm_jax.prompt_tasks.items import FewShotTask, Item
+from lm_jax.prompt_tasks.label_words import with_label_words
 from lm_jax.prompt_tasks.labeled_texts import from_labeled_texts
 from lm_jax.strict import ConfigError, nearest
 
-__all__ = ["FewShotTask", "Item", "association", "make", "names", "templates"]
+__all__ = [
+  "FewShotTask", "Item", "association", "has_dev", "hold_out", "make", "names", "templates",
+  "with_label_words",
+]  # fmt: skip
 
 ASSOCIATION = "association"
 
@@ -45,6 +50,11 @@ def make(name: str, template: str = DEFAULT, split: str = "test") -> FewShotTask
 def templates(name: str) -> tuple[str, ...]:
   """Returns the names of a task's templates."""
   return (DEFAULT, *define(name).templates) if _is_defined(name) else (DEFAULT,)
+
+
+def has_dev(name: str) -> bool:
+  """Whether a task has rows of its own to choose by."""
+  return _is_defined(name) and define(name).dev is not None
 
 
 def _is_defined(name: str) -> bool:

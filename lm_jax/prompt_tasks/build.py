@@ -37,7 +37,7 @@ def build(
   return FewShotTask(
     d.name, asked, items.get("train", asked), t.separator, t.description, d.kind,
     None if template == DEFAULT and not d.templates else template, d.balanced and d.kind == "choice", d.stop,
-    d.max_new_tokens, d.metrics, d.program,
+    d.max_new_tokens, d.metrics, d.program, t.gap,
   )  # fmt: skip
 
 

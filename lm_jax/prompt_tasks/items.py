@@ -15,6 +15,8 @@ from typing import Any
 
 from lm_jax.strict import ConfigError
 
+OWN_WORDS = "task"  # label words: those of the task itself
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -83,6 +85,8 @@ class FewShotTask:
     kind: of definition.KINDS.
     template: the name of how it is asked; None where there is one way only.
     balanced: whether demonstrations are of every gold as many.
+    gap: what every choice begins with.
+    label_words: what stands for the task's own choices, see `label_words.with_label_words`.
   """
 
   name: str
@@ -97,11 +101,14 @@ class FewShotTask:
   max_new_tokens: int = 64
   metrics: tuple[str, ...] = ()
   program: str | None = None
+  gap: str = " "
+  label_words: str = OWN_WORDS
 
   @functools.cached_property
   def digest(self) -> str:
     """A hash of all that decides what is asked."""
-    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("items", "pool")}
+    in_items = ("items", "pool", "gap", "label_words")
+    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in in_items}
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
       asked = (
@@ -191,6 +198,20 @@ def relabeled(item: Item, labels: str, seed: int) -> Item:
   num = len(item.choices)
   other = hashed("label", seed, item.id) % num if labels == "random" else (item.gold + 1) % num
   return dataclasses.replace(item, gold=other)
+
+
+def reordered(task: FewShotTask, item: Item, demonstrations: Sequence[Item], order: int) -> list[Item]:
+  """Returns the demonstrations of an item in another order (Lu et al., arXiv:2104.08786).
+
+  Args:
+    order: 0: as they were drawn; another number: a random permutation that belongs to (task, order, item).
+  """
+  if not order:
+    return list(demonstrations)
+  places = range(len(demonstrations))
+  return [
+    demonstrations[i] for i in sorted(places, key=lambda i: hashed(task.name, "order", order, item.id, i))
+  ]
 
 
 def text_id(text: str) -> str:
