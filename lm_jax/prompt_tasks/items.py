@@ -29,6 +29,8 @@ class Item:
     written: of a written answer, how a demonstration goes on.
     neutral: of a choice, queries without content, by which a model's preference for words is measured.
     fields: of the row.
+    rank: of a task that retrieves passages: that of the first one that holds the answer, from 1; None where
+      none of them does.
   """
 
   id: str
@@ -40,6 +42,7 @@ class Item:
   written: str | None = None
   neutral: tuple[str, ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+  rank: int | None = None
 
   @property
   def answered(self) -> str:
@@ -60,6 +63,7 @@ class FewShotTask:
     kind: of definition.KINDS.
     template: the name of how it is asked; None where there is one way only.
     balanced: whether demonstrations are of every gold as many.
+    passages: that are retrieved for an item from a knowledge base, at most; 0 where there is none.
   """
 
   name: str
@@ -74,11 +78,13 @@ class FewShotTask:
   max_new_tokens: int = 64
   metrics: tuple[str, ...] = ()
   program: str | None = None
+  passages: int = 0
 
   @functools.cached_property
   def digest(self) -> str:
     """A hash of all that decides what is asked."""
-    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("items", "pool")}
+    later = ("items", "pool", "passages")
+    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in later}
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
       asked = (
@@ -95,6 +101,8 @@ class FewShotTask:
       )
       if item is not None and self.program is not None:
         asked.append(item.fields)  # tests are among them
+      if item is not None and self.passages:
+        asked.append([self.passages, item.rank])
       hashes.update(json.dumps(asked).encode())
     return hashes.hexdigest()[:16]
 
