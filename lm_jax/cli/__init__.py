@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from lm_jax import __version__
-from lm_jax.cli import command_flags, evaluate_command, model_commands, run_commands
+from lm_jax.cli import answer_command, command_flags, evaluate_command, model_commands, run_commands
 from lm_jax.strict import ConfigError, nearest
 
-COMMANDS = run_commands.COMMANDS | model_commands.COMMANDS | evaluate_command.COMMANDS
+COMMANDS = (
+  run_commands.COMMANDS | model_commands.COMMANDS | evaluate_command.COMMANDS | answer_command.COMMANDS
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
