@@ -195,19 +195,18 @@ def _check(d: Definition, where: str) -> None:
 
 
 def _check_knowledge(d: Definition, where: str) -> None:
-  k = d.knowledge
+  k, place = d.knowledge, f"{where}.knowledge"
+  if k is not None:
+    if d.kind != "generation":
+      raise ConfigError(f"{place}: must be of kind generation only")
+    require(bool(k.documents), f"{place}.documents", k.documents, "a folder or file of documents")
+    require(bool(k.search), f"{place}.search", k.search, "a template of what is searched for")
+    strict.require_positive(k, place, ("passages", "words"))
   for name, t in {"": d, **{f".templates.{name}": t for name, t in d.templates.items()}}.items():
-    place = f"{where}{name}.reads"
-    require(k is not None or t.reads == "retrieved", place, t.reads, "left out without `knowledge`")
+    reads = f"{where}{name}.reads"
+    require(k is not None or t.reads == "retrieved", reads, t.reads, "left out without `knowledge`")
     told = t.reads != "evidence" or k.evidence is not None
-    require(told, place, t.reads, "of a task with `knowledge.evidence`")
-  if k is None:
-    return
-  if d.kind != "generation":
-    raise ConfigError(f"{where}.knowledge: must be of kind generation only")
-  require(bool(k.documents), f"{where}.knowledge.documents", k.documents, "a folder or file of documents")
-  require(bool(k.search), f"{where}.knowledge.search", k.search, "a template of what is searched for")
-  strict.require_positive(k, f"{where}.knowledge", ("passages", "words"))
+    require(told, reads, t.reads, "of a task with `knowledge.evidence`")
 
 
 def read(path: Path) -> Definition:
