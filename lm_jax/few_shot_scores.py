@@ -17,11 +17,15 @@ Of a text that goes on in one way:
 Of a written answer: what its task names of lm_jax/answer_metrics.py. Of n samples an item's score is their
 mean, of a corpus metric that of the first; NAME_majority is that of the answer that most samples agree on
 (self-consistency, arXiv:2203.11171).
+  recall_at_k, reciprocal_rank   where passages of a knowledge base are retrieved, r the rank of the first one
+                  that holds the answer: 1 if r <= k (the top-k retrieval accuracy of arXiv:2004.04906); 1/r.
+                  Both are 0 where no passage that was retrieved holds it.
 Of code:
   pass_at_k       the chance that one of k samples passes its tests (arXiv:2107.03374), for k that are asked.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -38,6 +42,7 @@ WITH_CHANCE = (
   "choice_prob_calibrated",
 )  # fmt: skip
 PASS_AT = (1, 10, 100)
+RECALL_AT = (1, 3, 5, 10, 20, 50, 100)  # and at the number that is retrieved
 # What is first asked about a task of a kind, where it does not say itself.
 MAIN = {
   "choice": ("accuracy",),
@@ -134,7 +139,16 @@ def of_written(task: FewShotTask, item: Item, samples: Sequence[str]) -> dict[st
       agreed = answer_metrics.majority([_EXTRACT[name](sample) for sample in samples])
       first = next((sample for sample in samples if _EXTRACT[name](sample) == agreed), samples[0])
       scores[f"{name}_majority"] = float(metric.of_item(first, item.references))
-  return scores
+  return scores | of_retrieval(task, item)
+
+
+def of_retrieval(task: FewShotTask, item: Item) -> dict[str, float]:
+  """Returns the scores of what was retrieved for an item; none where the task retrieves nothing."""
+  if not task.passages:
+    return {}
+  rank = item.rank or math.inf
+  at = [*(k for k in RECALL_AT if k < task.passages), task.passages]
+  return {**{f"recall_at_{k}": float(rank <= k) for k in at}, "reciprocal_rank": 1 / rank}
 
 
 def of_code(outcomes: Sequence[Outcome]) -> dict[str, float]:

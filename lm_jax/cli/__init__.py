@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from absl import flags
 
 from lm_jax import __version__
-from lm_jax.cli import command_flags, evaluate_command, model_commands, prompts_command, run_commands
+from lm_jax.cli import (
+  answer_command,
+  command_flags,
+  evaluate_command,
+  model_commands,
+  prompts_command,
+  run_commands,
+)
 from lm_jax.strict import ConfigError, nearest
 
-COMMANDS = (
-  run_commands.COMMANDS | model_commands.COMMANDS | evaluate_command.COMMANDS | prompts_command.COMMANDS
-)
+_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command)
+COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

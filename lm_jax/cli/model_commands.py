@@ -23,7 +23,7 @@ def generate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   settings = _settings(values)
   prompts = prompt_texts.given(values.prompt, values.prompts)
   g = dataclasses.replace(GenerationConfig(), **settings)
-  model = _load(values)
+  model = load(values)
   if len(prompts) == 1 and g.num_return_sequences == g.num_beams == 1 and not values.json and _is_terminal():
     _stream(model, prompts[0], settings)
     return 0
@@ -39,7 +39,7 @@ def chat(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   settings = _settings(values)
   from lm_jax.cli import talk
 
-  return talk.talk(_load(values), values.system, settings)
+  return talk.talk(load(values), values.system, settings)
 
 
 def convert(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
@@ -58,7 +58,7 @@ def _settings(values: flags.FlagValues) -> dict[str, Any]:
   return given
 
 
-def _load(values: flags.FlagValues) -> "LanguageModel":
+def load(values: flags.FlagValues) -> "LanguageModel":
   from lm_jax.language_model import LanguageModel
 
   environment.enable_compilation_cache()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from lm_jax.prompt_tasks import expressions, row_files
 from lm_jax.prompt_tasks.definition import DEFAULT, Definition, Template
 from lm_jax.prompt_tasks.items import FewShotTask, Item, text_id
+from lm_jax.prompt_tasks.open_book import OpenBook
 from lm_jax.prompt_tasks.row_files import Row
 from lm_jax.strict import ConfigError, did_you_mean, nearest
 
@@ -27,17 +28,18 @@ def build(
     ConfigError: with the file and the line of a row that is not what the definition says.
   """
   rows = {name: _rows(d, name, adapt) for name in (split, "train") if name != "train" or d.train}
-  renderer = _Renderer(d, d.template(template), rows["train" if d.train else split])
+  t = d.template(template)
+  book = OpenBook(d.knowledge, t.reads, f"task {d.name!r}.knowledge") if d.knowledge else None
+  renderer = _Renderer(d, t, rows["train" if d.train else split], book)
   items = {name: tuple(renderer.item(row) for row in there) for name, there in rows.items()}
   for name, there in items.items():
     _refuse_duplicates(d, rows[name], there)
   # Each is asked once; to draw from, a text that is there twice is there twice.
   asked = tuple({item.id: item for item in items[split]}.values())
-  t = d.template(template)
   return FewShotTask(
     d.name, asked, items.get("train", asked), t.separator, t.description, d.kind,
     None if template == DEFAULT and not d.templates else template, d.balanced and d.kind == "choice", d.stop,
-    d.max_new_tokens, d.metrics, d.program, t.gap,
+    d.max_new_tokens, d.metrics, d.program, t.gap, passages=book.num_retrieved if book else 0,
   )  # fmt: skip
 
 
@@ -50,8 +52,8 @@ def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
 
 
 class _Renderer:
-  def __init__(self, d: Definition, t: Template, rows: Sequence[Row]):
-    self._d, self._t = d, t
+  def __init__(self, d: Definition, t: Template, rows: Sequence[Row], book: OpenBook | None):
+    self._d, self._t, self._book = d, t, book
     where = f"task {d.name!r}."
     self._texts = {
       field: expressions.text(source, where + field)
@@ -78,7 +80,8 @@ class _Renderer:
 
   def item(self, row: Row) -> Item:
     d = self._d
-    identity = self._identity(row)
+    identity = self._identity(row)  # the same whatever is read
+    row = self._book.opened(row) if self._book else row
     contexts = None if "contexts" not in self._values else self._list(row, "contexts")
     query = self._texts["query"](*row) if contexts is None else ""
     for one in (query,) if contexts is None else contexts:
@@ -96,7 +99,8 @@ class _Renderer:
     if "program" in self._texts:
       # What is missing in it is said now, and not when answers have been written.
       self._texts["program"](row.where, row.fields | {"completion": answer})
-    return Item(identity, query, references=references, written=written, fields=row.fields)
+    rank = self._book.rank(row, references) if self._book else None
+    return Item(identity, query, references=references, written=written, fields=row.fields, rank=rank)
 
   def _neutral(self, row: Row) -> tuple[str, ...]:
     content = self._d.content

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 
 from lm_jax import strict
-from lm_jax.prompt_tasks import strict_yaml
+from lm_jax.prompt_tasks import retrieval, strict_yaml
 from lm_jax.strict import ConfigError, did_you_mean, nearest, require
 
 Kind = Literal["choice", "continuation", "generation", "code"]
@@ -53,6 +53,9 @@ METRICS = (
   "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "choice_letter",
   "edit_similarity", "bleu", "chrf",
 )  # fmt: skip
+# What a row reads of a knowledge base: what a search finds; passages of its evidence, the best that a search
+# could find (an oracle); or nothing (a closed book).
+Reads = Literal["retrieved", "evidence", "nothing"]
 DEFAULT = "default"  # the name of the template that a definition itself is
 
 
@@ -73,6 +76,21 @@ class Template:
   description: str = ""
   separator: str = "\n\n"
   gap: str = " "
+  reads: Reads = "retrieved"  # of the task's knowledge base
+
+
+@dataclasses.dataclass(frozen=True)
+class Knowledge:
+  """A knowledge base; what a row reads of it is its field `passages`, a list of {id, title, text}."""
+
+  documents: str = ""  # a folder of .txt, .md and .jsonl, or one such file: see retrieval.py
+  search: str = ""  # template of the query
+  passages: int = 3  # that are read, at most
+  # Expression: ids of the documents that hold the answer; default: passages with the words of a reference do.
+  evidence: str | None = None
+  id: str = "id"  # field of a row of .jsonl
+  text: str = "text"  # field of a row of .jsonl
+  words: int | None = retrieval.PASSAGE_WORDS  # of a passage, at most; null: documents are not cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +114,7 @@ class Definition(Template):
   max_new_tokens: int = 64
   balanced: bool = True  # demonstrations are of every gold as many
   metrics: tuple[str, ...] = ()  # beside those of the kind
+  knowledge: Knowledge | None = None
   templates: Mapping[str, Template] = dataclasses.field(default_factory=dict)
 
   def template(self, name: str) -> Template:
@@ -118,7 +137,7 @@ def from_mapping(mapping: Mapping[str, Any], where: str) -> Definition:
   if not hasattr(mapping, "items"):
     raise ConfigError(f"{where}: must be a group of fields (query, test, kind, ...)")
   given = _as_lists(mapping, where)
-  named = given.pop("templates", {})
+  named, knowledge = given.pop("templates", {}), given.pop("knowledge", None)
   if not hasattr(named, "items"):
     raise ConfigError(f"{where}.templates={named!r}: must be a group of templates by their names")
   base = strict.from_mapping(Definition, given, where)
@@ -131,8 +150,11 @@ def from_mapping(mapping: Mapping[str, Any], where: str) -> Definition:
     templates[str(name)] = strict.from_mapping(Template, own | _as_lists(fields, place), place)
   if DEFAULT in templates:
     raise ConfigError(f"{where}.templates.{DEFAULT}: is the name of the task's own fields; give it another")
-  definition = dataclasses.replace(base, templates=templates)
+  if knowledge is not None:
+    knowledge = strict.from_mapping(Knowledge, knowledge, f"{where}.knowledge")
+  definition = dataclasses.replace(base, templates=templates, knowledge=knowledge)
   _check(definition, where)
+  _check_knowledge(definition, where)
   return definition
 
 
@@ -172,6 +194,21 @@ def _check(d: Definition, where: str) -> None:
       require(t.answer is None, f"{where}{name}.answer", t.answer, "left out: `gold` is the right one")
 
 
+def _check_knowledge(d: Definition, where: str) -> None:
+  k, place = d.knowledge, f"{where}.knowledge"
+  if k is not None:
+    if d.kind != "generation":
+      raise ConfigError(f"{place}: must be of kind generation only")
+    require(bool(k.documents), f"{place}.documents", k.documents, "a folder or file of documents")
+    require(bool(k.search), f"{place}.search", k.search, "a template of what is searched for")
+    strict.require_positive(k, place, ("passages", "words"))
+  for name, t in {"": d, **{f".templates.{name}": t for name, t in d.templates.items()}}.items():
+    reads = f"{where}{name}.reads"
+    require(k is not None or t.reads == "retrieved", reads, t.reads, "left out without `knowledge`")
+    told = t.reads != "evidence" or k.evidence is not None
+    require(told, reads, t.reads, "of a task with `knowledge.evidence`")
+
+
 def read(path: Path) -> Definition:
   """Reads a YAML file; names of files in it are relative to its folder."""
   try:
@@ -195,4 +232,14 @@ def placed(d: Definition, folder: Path, where: str) -> Definition:
     if not path.is_file():
       around = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
       raise ConfigError(f"{where}.{name}={given[name]!r}: no such file{did_you_mean(path.name, around)}")
-  return dataclasses.replace(d, **{name: str(path) for name, path in paths.items()})
+  knowledge = d.knowledge
+  if knowledge is not None:
+    documents = folder / Path(knowledge.documents).expanduser()
+    if not documents.exists():
+      around = [other.name for other in documents.parent.iterdir()] if documents.parent.is_dir() else []
+      raise ConfigError(
+        f"{where}.knowledge.documents={knowledge.documents!r}: no such file or folder"
+        f"{did_you_mean(documents.name, around)}"
+      )
+    knowledge = dataclasses.replace(knowledge, documents=str(documents))
+  return dataclasses.replace(d, knowledge=knowledge, **{name: str(path) for name, path in paths.items()})

@@ -32,6 +32,8 @@ class Item:
     written: of a written answer, how a demonstration goes on.
     neutral: of a choice, queries without content, by which a model's preference for words is measured.
     fields: of the row.
+    rank: of a task that retrieves passages: that of the first one that holds the answer, from 1; None where
+      none of them does.
   """
 
   id: str
@@ -43,6 +45,7 @@ class Item:
   written: str | None = None
   neutral: tuple[str, ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+  rank: int | None = None
 
   @property
   def answered(self) -> str:
@@ -87,6 +90,7 @@ class FewShotTask:
     balanced: whether demonstrations are of every gold as many.
     gap: what every choice begins with.
     label_words: what stands for the task's own choices, see `label_words.with_label_words`.
+    passages: that are retrieved for an item from a knowledge base, at most; 0 where there is none.
   """
 
   name: str
@@ -103,12 +107,13 @@ class FewShotTask:
   program: str | None = None
   gap: str = " "
   label_words: str = OWN_WORDS
+  passages: int = 0
 
   @functools.cached_property
   def digest(self) -> str:
     """A hash of all that decides what is asked."""
-    in_items = ("items", "pool", "gap", "label_words")
-    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in in_items}
+    apart = ("items", "pool", "gap", "label_words", "passages")
+    how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
       asked = (
@@ -125,6 +130,8 @@ class FewShotTask:
       )
       if item is not None and self.program is not None:
         asked.append(item.fields)  # tests are among them
+      if item is not None and self.passages:
+        asked.append([self.passages, item.rank])
       hashes.update(json.dumps(asked).encode())
     return hashes.hexdigest()[:16]
 

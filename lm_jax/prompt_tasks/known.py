@@ -194,6 +194,19 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
   "xquad_de": (
     "xquad", _READING | {"test": "xquad.de.jsonl", "query": "{{context}}\nFrage: {{question}}\nAntwort:"}
   ),
+  # The same questions without their paragraph, which is one of the 240 that there are.
+  "xquad_en_open": (
+    "xquad",
+    _READING | {
+      "test": "xquad.en.jsonl",
+      "knowledge": {
+        "documents": "xquad.en.jsonl", "id": "context", "text": "context", "words": None,
+        "search": "{{question}}", "passages": 3, "evidence": "context",
+      },
+      "query": "{% for p in passages %}{{p.text}}\n\n{% endfor %}Question: {{question}}\nAnswer:",
+      "templates": {"closed_book": {"reads": "nothing"}, "gold": {"reads": "evidence"}},
+    },
+  ),
   # Common sense, the last word.
   "winogrande": (
     "winogrande",
