@@ -76,6 +76,17 @@ class Abstention:
 
 def reliability(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = 10) -> list[ReliabilityBin]:
   """Returns the bins of equal mass that hold items, by ascending confidence."""
+  n_K, confidence_K, right_K = _bins(confidence_N, correct_N, bins)
+  return [
+    ReliabilityBin(float(total / n), float(right / n), uncertainty.wilson(int(right), int(n)), int(n))
+    for n, total, right in zip(n_K, confidence_K, right_K, strict=True)
+  ]
+
+
+def _bins(
+  confidence_N: np.ndarray, correct_N: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns of each bin that holds items how many, the sum of their confidences, and how many are right."""
   confidence_N, correct_N = _checked(confidence_N, correct_N)
   require(bins > 0, "bins", bins, "greater than 0")
   _require_probabilities("confidence_N", confidence_N)
@@ -83,20 +94,15 @@ def reliability(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = 10)
   # Twice the middle rank, in whole numbers: no rounding decides about a bin.
   below_N, up_to_N = (np.searchsorted(ordered_N, confidence_N, side) for side in ("left", "right"))
   bin_N = (below_N + up_to_N) * bins // (2 * N)
-  table = []
-  for index in np.unique(bin_N):
-    inside_N = bin_N == index
-    n, right = int(inside_N.sum()), int(correct_N[inside_N].sum())
-    table.append(
-      ReliabilityBin(float(confidence_N[inside_N].mean()), right / n, uncertainty.wilson(right, n), n)
-    )
-  return table
+  n_K, confidence_K, right_K = (np.bincount(bin_N, w) for w in (None, confidence_N, correct_N))
+  there_K = n_K > 0
+  return n_K[there_K], confidence_K[there_K], right_K[there_K]
 
 
 def expected_calibration_error(confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = 10) -> float:
   """Returns the mean distance of confidence from accuracy, 0 to 1."""
-  table = reliability(confidence_N, correct_N, bins)
-  return math.fsum(b.n_items * abs(b.confidence - b.accuracy) for b in table) / len(confidence_N)
+  n_K, confidence_K, right_K = _bins(confidence_N, correct_N, bins)
+  return float(np.abs(confidence_K - right_K).sum() / n_K.sum())
 
 
 def brier(p_NC: np.ndarray, gold_N: np.ndarray) -> np.ndarray:
