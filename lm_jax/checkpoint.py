@@ -16,10 +16,9 @@ from lm_jax.state import TrainState
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 
-def latest_step(directory: Path) -> int | None:
-  """Returns the last step saved, of a run that may be at work; nothing is written or cleaned up."""
-  steps = [int(path.name) for path in Path(directory).glob("*") if path.name.isdecimal()]
-  return max(steps, default=None)
+def saved_steps(directory: Path) -> list[int]:
+  """Returns the steps saved, of a run that may be at work; nothing is written or cleaned up."""
+  return sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdecimal())
 
 
 def read_params(directory: Path, step: int) -> Any:

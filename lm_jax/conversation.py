@@ -43,14 +43,26 @@ def turn(p: Pretrained, messages: Sequence[Message]) -> Turn:
   Raises:
     ConfigError: no messages, messages without role or content, what the template refuses, no tokenizer.
   """
-  tokenizer = p.require_tokenizer("chat")
-  messages = [_checked(message, i) for i, message in enumerate(messages)]
-  if not messages:
-    raise ConfigError("chat: no messages; must be one at least, {'role': 'user', 'content': TEXT}")
+  tokenizer, messages = p.require_tokenizer("chat"), _all_checked(messages)
   if p.chat_template is None:
     return Turn([*p.begin, *tokenizer.encode(_plain(messages))], p.specials.get("end"), PLAIN_STOP)
   text, spelled = _rendered(p, tokenizer, messages)
   return Turn(_encode(tokenizer, text, spelled), _end(p, tokenizer))
+
+
+def text(p: Pretrained, messages: Sequence[Message]) -> str:
+  """Returns what the model reads at `turn`, with special tokens by their names; without p.begin."""
+  tokenizer, messages = p.require_tokenizer("chat"), _all_checked(messages)
+  if p.chat_template is None:
+    return _plain(messages)
+  rendered, spelled = _rendered(p, tokenizer, messages)
+  return "".join(spelled.get(c, c) for c in rendered)
+
+
+def answer_tokens(p: Pretrained, text: str) -> list[int]:
+  """Returns the ids of an answer, as they would stand after those of `turn`."""
+  tokenizer = p.require_tokenizer("chat")
+  return _inside(tokenizer, f" {text}" if p.chat_template is None else text)
 
 
 def shortened(p: Pretrained, messages: Sequence[Message], length: int) -> list[Message]:
@@ -63,6 +75,12 @@ def shortened(p: Pretrained, messages: Sequence[Message], length: int) -> list[M
   while len(messages) - first > 2 and len(turn(p, messages).tokens) > length:
     del messages[first : first + 2]  # a question and its answer
   return messages
+
+
+def _all_checked(messages: Sequence[Message]) -> list[dict[str, str]]:
+  if not messages:
+    raise ConfigError("chat: no messages; must be one at least, {'role': 'user', 'content': TEXT}")
+  return [_checked(message, i) for i, message in enumerate(messages)]
 
 
 def _checked(message: Message, i: int) -> dict[str, str]:

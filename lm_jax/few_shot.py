@@ -6,13 +6,13 @@ from typing import Any
 
 from lm_jax import few_shot_scores
 from lm_jax.config import Config
-from lm_jax.few_shot_prompts import Asked, Labels, TooLong, neutral_contexts, plan
+from lm_jax.few_shot_prompts import Asked, Labels, TooLong, neutral_contexts, plan, premise
 from lm_jax.few_shot_scores import Result, means
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.interop import runs
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask, Item, association, expressions, make
-from lm_jax.reader import ModelReader, Reader
+from lm_jax.reader import ModelReader, Prompt, Reader
 from lm_jax.sandbox import Outcome
 from lm_jax.scorer import Likelihood
 from lm_jax.scores import Score
@@ -62,29 +62,42 @@ def ask(
   asked = [one for one in asked if one.demonstrations is not None]
   if task.kind in ("generation", "code"):
     return _written(task, reader, asked, writing, run_code, progress)
-  # Each item's choices, and then the same after each of its queries without content.
-  neutral = [neutral_contexts(task, one) if calibrate else [] for one in asked]
+  # Each item's choices, and then the same after what has no content: its queries, and a mere premise.
+  without = [_without_content(task, one) if calibrate else [] for one in asked]
   requests = []
-  for one, contexts in zip(asked, neutral, strict=True):
+  for one, contexts in zip(asked, without, strict=True):
     requests += [(one.context(c), choice) for c, choice in enumerate(one.item.choices)]
     requests += [(context, choice) for context in contexts for choice in one.item.choices]
   found = iter(reader.loglikelihood(requests, progress))
   results = []
-  for one, contexts in zip(asked, neutral, strict=True):
+  for one, contexts in zip(asked, without, strict=True):
     likelihoods = [[next(found) for _ in one.item.choices] for _ in range(1 + len(contexts))]
     if any(likelihood.cut for of in likelihoods for likelihood in of):
       continue  # too long after all: the longest by characters was not the longest in tokens
-    results.append(_scored(task, one, likelihoods[0], likelihoods[1:]))
+    results.append(_scored(task, one, *likelihoods))
   return results
 
 
+def _without_content(task: FewShotTask, asked: Asked) -> list[Prompt]:
+  """Returns the contexts that calibration needs, as `few_shot_scores.of_choice` takes them."""
+  if task.kind != "choice":
+    return []
+  bare = premise(asked)
+  return [*([] if bare is None else [bare]), *neutral_contexts(task, asked)]
+
+
+def num_without_content(task: FewShotTask, item: Item) -> int:
+  """Returns how many contexts without content calibration reads an item's choices after."""
+  return (item.contexts is None) + len(item.neutral) if task.kind == "choice" else 0
+
+
 def _scored(
-  task: FewShotTask, asked: Asked, found: Sequence[Likelihood], neutral: Sequence[Sequence[Likelihood]]
+  task: FewShotTask, asked: Asked, found: Sequence[Likelihood], *without: Sequence[Likelihood]
 ) -> Result:
   if task.kind == "continuation":
     scores = few_shot_scores.of_continuation(found[0])
   else:
-    scores = few_shot_scores.of_choice(asked.item, found, neutral)
+    scores = few_shot_scores.of_choice(asked.item, found, *without)
   return Result(asked, scores, tuple(one.log_p for one in found), tuple(one.num_tokens for one in found))
 
 

@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from lm_jax.prompt_tasks import FewShotTask, Item
+from lm_jax.prompt_tasks import Conversation, FewShotTask, Item
 from lm_jax.prompt_tasks.items import relabeled, reordered
-from lm_jax.reader import Reader
+from lm_jax.reader import Prompt, Reader
 from lm_jax.strict import ConfigError, require
 
 TooLong = Literal["drop", "refuse"]
 Labels = Literal["gold", "random", "flipped"]
+PREMISE = "Answer:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +32,19 @@ class Asked:
   item: Item
   shots: int
   demonstrations: tuple[Item, ...] | None
-  contexts: tuple[str, ...]
+  contexts: tuple[Prompt, ...]
 
-  def context(self, choice: int) -> str:
+  def context(self, choice: int) -> Prompt:
     return self.contexts[choice if len(self.contexts) > 1 else 0]
+
+  @property
+  def is_chat(self) -> bool:
+    return bool(self.contexts) and isinstance(self.contexts[0], Conversation)
 
   @property
   def digest(self) -> str:
     """A hash of what is read and of the choices."""
-    text = "\0".join([*self.contexts, "", *self.item.choices])
+    text = "\0".join([*map(str, self.contexts), "", *self.item.choices])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -52,6 +57,7 @@ def plan(
   too_long: TooLong = "drop",
   labels: Labels = "gold",
   order: int = 0,
+  chat: bool = False,
 ) -> list[Asked]:
   """Returns the items with their prompts, for each number of shots in turn.
 
@@ -61,6 +67,7 @@ def plan(
     labels: of the demonstrations, see `items.relabeled`.
     order: of the demonstrations, see `items.reordered`. The first of this order are those that are dropped.
     too_long: "refuse": a prompt that does not fit is an error.
+    chat: ask in a conversation, see `items.FewShotTask.conversation`.
   """
   for k in shots:
     require(k >= 0, "shots", k, "0 or greater")
@@ -71,7 +78,7 @@ def plan(
     for item in items:
       demonstrations = reordered(task, item, task.demonstrations(item, k, seed), order)
       drawn = (relabeled(other, labels, seed) for other in demonstrations)
-      asked.append(_asked(task, item, k, tuple(drawn)))
+      asked.append(_asked(task, item, k, tuple(drawn), chat))
   pending = list(range(len(asked)))
   while pending:
     excess = reader.excess([_longest(task, asked[i]) for i in pending])
@@ -85,28 +92,43 @@ def plan(
     for i in pending:
       one = asked[i]
       left = one.demonstrations[1:] if one.demonstrations else None
-      asked[i] = _asked(task, one.item, one.shots, left)
+      asked[i] = _asked(task, one.item, one.shots, left, chat)
     pending = [i for i in pending if asked[i].demonstrations is not None]
   return asked
 
 
-def _asked(task: FewShotTask, item: Item, shots: int, demonstrations: tuple[Item, ...] | None) -> Asked:
+def _asked(
+  task: FewShotTask, item: Item, shots: int, demonstrations: tuple[Item, ...] | None, chat: bool
+) -> Asked:
   if demonstrations is None:
     return Asked(item, shots, None, ())
+  if chat:
+    return Asked(item, shots, demonstrations, (task.conversation(item, demonstrations),))
   differing = range(len(item.contexts)) if item.contexts else range(1)
   return Asked(item, shots, demonstrations, tuple(task.context(item, demonstrations, c) for c in differing))
 
 
-def neutral_contexts(task: FewShotTask, asked: Asked) -> list[str]:
+def neutral_contexts(task: FewShotTask, asked: Asked) -> list[Prompt]:
   """Returns the same prompt with each of the item's queries without content."""
   items = [dataclasses.replace(asked.item, query=query) for query in asked.item.neutral]
-  return [task.context(item, asked.demonstrations) for item in items]
+  prompt = task.conversation if asked.is_chat else task.context
+  return [prompt(item, asked.demonstrations) for item in items]
 
 
-def _longest(task: FewShotTask, asked: Asked) -> tuple[str, str | int]:
+def premise(asked: Asked) -> Prompt | None:
+  """Returns what says that an answer follows and nothing else; None where choices come after other texts.
+
+  It is GPT-3's (arXiv:2005.14165, section 2.4).
+  """
+  if asked.item.contexts is not None:
+    return None
+  return Conversation((("user", PREMISE),)) if asked.is_chat else PREMISE
+
+
+def _longest(task: FewShotTask, asked: Asked) -> tuple[Prompt, str | int]:
   """Returns the longest of what is read and comes after it, by characters."""
   if not asked.item.choices:
     return asked.contexts[0], task.max_new_tokens
   pairs = [(asked.context(c), choice) for c, choice in enumerate(asked.item.choices)]
   pairs += [(context, choice) for context in neutral_contexts(task, asked) for choice in asked.item.choices]
-  return max(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+  return max(pairs, key=lambda pair: len(str(pair[0])) + len(pair[1]))

@@ -36,7 +36,7 @@ SEMANTICS = 1  # of the numbers; a change of their definition makes all keys oth
 RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
 ALL = "all"  # templates
 # Of rows that were kept before there were these columns.
-_DEFAULTS = {"label_words": OWN_WORDS, "order": 0, "hold_out": False}
+_DEFAULTS = {"label_words": OWN_WORDS, "order": 0, "hold_out": False, "chat": False}
 Report = Callable[[str], None]
 Tasks = Sequence[tuple[str, FewShotTask]]  # with the names of their templates
 
@@ -72,7 +72,10 @@ class Settings:
   too_long: TooLong = "drop"
   labels: Labels = "gold"  # of the demonstrations: a control, see prompt_tasks.items.relabeled
   writing: Writing = Writing()
-  calibrate: bool = False  # contextual calibration, where a task names its `content`; four times the reading
+  # Choices measured after "Answer:" too and, where a task names its `content`, after queries without any,
+  # which is four times the reading.
+  calibrate: bool = False
+  chat: bool = False  # ask in a conversation, by the model's chat template
 
 
 def check(s: Settings) -> None:
@@ -121,8 +124,8 @@ def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
       for seed in s.seeds:
         task.demonstrations(task.sample(1)[0], max(s.shots), seed)
       found += [(template, prompt_tasks.with_label_words(task, words)) for words in s.label_words]
-  if s.calibrate and not any(item.neutral for _, task in found for item in task.items[:1]):
-    raise ConfigError("--calibrate: none of the tasks names the field that is its `content`")
+  if s.calibrate and not any(task.kind == "choice" for _, task in found):
+    raise ConfigError("--calibrate: none of the tasks is of choices, whose likelihoods it is about")
   return found
 
 
@@ -286,7 +289,9 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
   if s.labels != "gold":
     common["labels"] = s.labels
   if s.calibrate and task.kind == "choice":
-    common["calibrate"] = True
+    common["calibrate"] = ["premise", "content"]
+  if s.chat:
+    common["chat"] = p.chat_template or True
   if task.label_words != OWN_WORDS:
     common["label_words"] = task.label_words
   for prompt in prompts(s, template, task):
@@ -308,10 +313,10 @@ def _computed(
   """Yields (cell, its rows, its items) of one task, seed and order; all shots are read in one pass."""
   shots, seed = [cell.prompt.shots for cell in cells], cells[0].prompt.seed
   order = cells[0].prompt.order
-  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels, order)
+  asked = few_shot.plan(task, reader, shots, s.limit, seed or 0, s.too_long, s.labels, order, s.chat)
   writing = dataclasses.replace(s.writing, seed=seed or 0)
   what = f"{task.name}, {', '.join(map(str, shots))} shots"
-  with Progress(what, _num_answers(asked, writing, s.calibrate), quiet=quiet, unit="answers") as bar:
+  with Progress(what, _num_answers(task, asked, writing, s.calibrate), quiet=quiet, unit="answers") as bar:
     results = few_shot.ask(
       task, reader, asked, writing=writing, run_code=run_code, calibrate=s.calibrate, progress=bar.advance
     )
@@ -325,9 +330,9 @@ def _computed(
     yield cell, _rows(cell, s, few_shot.means(task, of_shots, k), of_shots, left_out), of_shots
 
 
-def _num_answers(asked: Sequence[Asked], writing: Writing, calibrate: bool) -> int:
+def _num_answers(task: FewShotTask, asked: Sequence[Asked], writing: Writing, calibrate: bool) -> int:
   there = [one.item for one in asked if one.demonstrations is not None]
-  reads = [1 + len(item.neutral) * calibrate for item in there]
+  reads = [1 + few_shot.num_without_content(task, item) * calibrate for item in there]
   return sum(n * len(item.choices) or writing.samples for n, item in zip(reads, there, strict=True))
 
 
@@ -337,7 +342,7 @@ def _rows(
   used = [len(result.asked.demonstrations or ()) for result in results]
   common = {
     "key": cell.key, "task": cell.task.name, "split": s.split, **_columns(cell.prompt),
-    "hold_out": s.hold_out, "labels": s.labels, "n_left_out": left_out,
+    "hold_out": s.hold_out, "labels": s.labels, "chat": s.chat, "n_left_out": left_out,
     "mean_shots": sum(used) / len(used) if used else None,
   }  # fmt: skip
   return [
@@ -375,9 +380,10 @@ def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
   if path is None or not path.exists():
     return None
   try:
-    return [_DEFAULTS | row for row in json.loads(path.read_text(encoding="utf-8"))]
+    rows = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:
     raise ConfigError(f"{path}: is not JSON ({error}); delete it to have it computed again") from None
+  return [row | {name: value for name, value in _DEFAULTS.items() if name not in row} for row in rows]
 
 
 def _table(cell: _Cell, results: Sequence[Result]) -> pandas.DataFrame:

@@ -10,6 +10,8 @@ Of a choice among C, gold g, log p(c) the sum over a choice's tokens:
   target_brier    (1 - p(g))^2.
   accuracy_calibrated, choice_prob_calibrated   of p(c) / q(c), q the mean of p(c) after the same prompt whose
                   last query has no content (contextual calibration, arXiv:2102.09690).
+  accuracy_mutual_info   accuracy of log p(c) - log p(c | "Answer:"): what the question adds to how likely a
+                  choice is anyway (arXiv:2005.14165, section 2.4).
   ece, aurc       over all items: lm_jax/confidence.py, the confidence being the largest p.
 Of a text that goes on in one way:
   exact_match     1 if each of its tokens is the likeliest one: greedy decoding would write it.
@@ -38,8 +40,8 @@ from lm_jax.scorer import Likelihood
 from lm_jax.scores import Score
 
 WITH_CHANCE = (
-  "accuracy", "accuracy_norm", "accuracy_bytes", "choice_prob", "accuracy_calibrated",
-  "choice_prob_calibrated",
+  "accuracy", "accuracy_norm", "accuracy_bytes", "accuracy_mutual_info", "accuracy_calibrated",
+  "choice_prob", "choice_prob_calibrated",
 )  # fmt: skip
 PASS_AT = (1, 10, 100)
 RECALL_AT = (1, 3, 5, 10, 20, 50, 100)  # and at the number that is retrieved
@@ -82,11 +84,15 @@ class Result:
 
 
 def of_choice(
-  item: Item, found: Sequence[Likelihood], neutral: Sequence[Sequence[Likelihood]] = ()
+  item: Item,
+  found: Sequence[Likelihood],
+  premise: Sequence[Likelihood] | None = None,
+  *neutral: Sequence[Likelihood],
 ) -> dict[str, float]:
   """Returns the scores of one item, given the likelihood of each of its choices.
 
   Args:
+    premise: the same after a mere "Answer:"; with it, accuracy_mutual_info is added.
     neutral: the same after each query without content; with any, calibrated scores are added.
   """
   log_p = np.array([choice.log_p for choice in found])
@@ -95,10 +101,13 @@ def of_choice(
   p = choice_probabilities(log_p)
   gold = np.arange(len(p)) == item.gold
   calibrated = {}
+  if premise is not None:
+    unconditional = np.array([choice.log_p for choice in premise])
+    calibrated["accuracy_mutual_info"] = _is_best(log_p - unconditional, item.gold)
   if neutral:
     bias = np.mean([choice_probabilities(np.array([one.log_p for one in of])) for of in neutral], axis=0)
     without = log_p - np.log(bias)
-    calibrated = {
+    calibrated |= {
       "accuracy_calibrated": _is_best(without, item.gold),
       "choice_prob_calibrated": float(choice_probabilities(without)[item.gold]),
     }

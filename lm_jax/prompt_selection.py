@@ -144,8 +144,8 @@ def _planned(
   """Returns (what is asked on dev, of which tasks, the metric) for each name of a task."""
   few_shot_runs.check(s)
   require(dev_limit is None or dev_limit > 0, "--dev_limit", dev_limit, "greater than 0")
-  plain = s.labels == "gold" and not s.calibrate
-  require(plain, "settings", (s.labels, s.calibrate), "of gold labels and without calibration")
+  plain = s.labels == "gold" and not s.calibrate and not s.chat
+  require(plain, "settings", (s.labels, s.calibrate, s.chat), "gold labels, no calibration and no chat")
   planned = []
   for name in s.tasks:
     hold_out = not prompt_tasks.has_dev(name)

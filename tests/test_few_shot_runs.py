@@ -248,7 +248,7 @@ def test_calibration_takes_off_what_a_model_prefers_without_content(model, defin
 
   settings = Settings((str(definition),), shots=(2,), calibrate=True)
   rows = few_shot_runs.run(model, settings, name="m", quiet=True, reader=(reader := Biased()))
-  assert reader.asked == 10 * 2 * 4
+  assert reader.asked == 10 * 2 * 5
   found = {row["metric"]: row["value"] for row in rows}
   assert (found["accuracy"], found["accuracy_calibrated"]) == (0.5, 1)
   # Without the preference the right one has 1 nat more.
@@ -258,7 +258,7 @@ def test_calibration_takes_off_what_a_model_prefers_without_content(model, defin
   plain = few_shot_runs.run(model, dataclasses.replace(settings, calibrate=False), name="m", quiet=True,
                             reader=Biased())  # fmt: skip
   assert {row["metric"] for row in rows} - {row["metric"] for row in plain} == {
-    "accuracy_calibrated", "choice_prob_calibrated",
+    "accuracy_mutual_info", "accuracy_calibrated", "choice_prob_calibrated",
   }  # fmt: skip
 
 
@@ -571,7 +571,7 @@ BAD = {
   "many of one": (("--tasks=mr", "--samples=3"), r"--samples=3: must be 1 at --temperature=0"),
   "no such flag": (("--tasks=mr", "--shot=1"), r"--shot: no such flag .*did you mean 'shots'"),
   "no such labels": (("--tasks=mr", "--labels=wrong"), r"--labels='wrong': must be one of gold, random, fl"),
-  "nothing to calibrate": (("--tasks=boolq", "--calibrate"), r"--calibrate: none of the tasks"),
+  "nothing to calibrate": (("--tasks=lambada", "--calibrate"), r"--calibrate: none of the tasks"),
   "no dev split": (("--tasks=boolq", "--split=dev"), r"has no dev rows"),
   "one word": (("--tasks=mr", "--label_words=bad"), r"--label_words='bad': must be 'task', or"),
   "the same word": (("--tasks=mr", "--label_words=no|no"), r"--label_words='no\|no': must be 'task', or"),

@@ -24,7 +24,7 @@ from lm_jax.strict import ConfigError
 
 RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
 # Ways of asking that make results others. A folder need not have all of them.
-CONDITIONS = ("split", "labels", "label_words", "order", "weights")
+CONDITIONS = ("split", "labels", "label_words", "order", "chat", "weights")
 _REQUIRED = ("key", "model", "task", "n_shots", "metric", "value", "stderr", "n_items")
 _OPTIONAL = (
   "step", "seed", "prompt_id", "family", "params_total", "chance", "n_left_out", "mean_shots",

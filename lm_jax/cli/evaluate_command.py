@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from lm_jax.cli.command_flags import FLAGS, Command
-from lm_jax.cli.few_shot_flags import code_runner, integers, load, split
+from lm_jax.cli.few_shot_flags import code_runner, integers, load, models, name_of, split
 
 if TYPE_CHECKING:
   from lm_jax.few_shot_runs import Settings
@@ -22,8 +22,8 @@ FLAGS |= {
   ),
   "samples": (flags.DEFINE_integer, "written answers to each prompt; several need a --temperature", 1),
   "calibrate": (
-    flags.DEFINE_boolean, "contextual calibration (arXiv:2102.09690): adds accuracy_calibrated, where a task "
-    "names its content", False,
+    flags.DEFINE_boolean, "measure choices without their question too: adds accuracy_mutual_info and, where "
+    "a task names its content, accuracy_calibrated (arXiv:2102.09690)", False,
   ),
 }  # fmt: skip
 
@@ -38,14 +38,14 @@ def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
     few_shot.check_code(task, run_code is not None or values.show_prompt)
   report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
   rows: list[dict[str, Any]] = []
-  for name in split(values.model):
-    model = load(name, values, report)
+  for given in models(values.model):
+    model = load(given, values, report)
     if values.show_prompt:
       _show(model, settings)
       continue
     folder = Path(values.workdir) if values.workdir else None
     rows += few_shot_runs.run(
-      model.held, settings, name=name, folder=folder, report=report, quiet=values.quiet,
+      model.held, settings, name=name_of(given), folder=folder, report=report, quiet=values.quiet,
       run_code=run_code,
     )  # fmt: skip
   if values.show_prompt:
@@ -65,7 +65,7 @@ def _settings(values: flags.FlagValues) -> "Settings":
     tasks=split(values.tasks), shots=integers(values, "shots"), seeds=integers(values, "seeds"),
     templates=split(values.templates), label_words=split(values.label_words),
     orders=integers(values, "orders"), labels=values.labels, limit=values.limit, split=values.split,
-    too_long=values.too_long,
+    too_long=values.too_long, chat=values.chat,
     writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
 
@@ -80,13 +80,21 @@ def _show(model: "LanguageModel", settings: "Settings") -> None:
     for prompt in few_shot_runs.prompts(settings, template, task):
       seed = prompt.seed or 0
       (one,) = few_shot.plan(
-        task, reader, (prompt.shots,), 1, seed, settings.too_long, settings.labels, prompt.order
+        task,
+        reader,
+        (prompt.shots,),
+        1,
+        seed,
+        settings.too_long,
+        settings.labels,
+        prompt.order,
+        settings.chat,
       )
       left = "too long" if one.demonstrations is None else f"{len(one.demonstrations)} in it"
       which = f"template {template}, label words {task.label_words}, seed {seed}, order {prompt.order}"
       print(f"----- {task.name}, {which}, {prompt.shots} shots ({left})")
       for context in one.contexts:
-        print(context)
+        print(reader.shown(context))
       print("-----", json.dumps(one.item.choices or one.item.references, ensure_ascii=False))
 
 
@@ -95,13 +103,14 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
   from rich.table import Table
 
   table = Table(box=None, header_style="bold")
+  steps = len({(row["model"], row["step"]) for row in rows}) > len({row["model"] for row in rows})
   for name in ("model", "task", "template", "words", "shots", "seed", "order", "metric"):
     table.add_column(name)
   for name in ("value", "± stderr", "chance", "items"):
     table.add_column(name, justify="right")
   for row in rows:
     table.add_row(
-      Path(row["model"]).name, row["task"], row["prompt_id"], row["label_words"], _shots(row), _seed(row),
+      _model(row, steps), row["task"], row["prompt_id"], row["label_words"], _shots(row), _seed(row),
       str(row["order"]), row["metric"], _text(row["value"]), _text(row["stderr"]), _text(row["chance"]),
       str(row["n_items"]),
     )  # fmt: skip
@@ -111,6 +120,11 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     console.print(
       "seed *: over all seeds and templates; its error is for other items, seeds and templates", style="dim"
     )
+
+
+def _model(row: dict[str, Any], steps: bool) -> str:
+  name = Path(row["model"]).name
+  return f"{name}@{row['step']}" if steps else name
 
 
 def _seed(row: dict[str, Any]) -> str:
@@ -132,7 +146,7 @@ COMMANDS = {
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
       "model", "tasks", "shots", "seeds", "templates", "label_words", "orders", "labels", "limit", "split",
-      "too_long", "calibrate", "samples", "temperature", "top_p", "allow_code_execution",
+      "chat", "too_long", "calibrate", "samples", "temperature", "top_p", "allow_code_execution",
       "without_isolation", "show_prompt", "workdir", "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),

@@ -29,6 +29,10 @@ FLAGS |= {
     flags.DEFINE_string, "orders of demonstrations, such as 0,1,2: 0 as drawn, others are permutations", "0",
   ),
   "limit": (flags.DEFINE_integer, "items of a task at most, a fixed random choice (default: all)", None),
+  "chat": (
+    flags.DEFINE_boolean, "ask in a conversation, by the model's chat template: the description as the "
+    "system's message, demonstrations as turns", False,
+  ),
   "too_long": (
     flags.DEFINE_string, "drop (the default) whole demonstrations of a prompt that is longer than the "
     "context, or refuse it", "drop",
@@ -50,6 +54,28 @@ FLAGS |= {
 def split(text: str) -> tuple[str, ...]:
   """Returns the parts between commas."""
   return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def models(text: str) -> list[str]:
+  """Returns the models between commas, RUN@all being RUN@STEP at every checkpoint that the run has."""
+  from lm_jax import interop
+
+  found = []
+  for given in split(text):
+    run, at, which = given.rpartition("@")
+    if at and which == "all":
+      found += [f"{run}@{step}" for step in interop.saved_steps(run)]
+    else:
+      found.append(given)
+  return found
+
+
+def name_of(given: str) -> str:
+  """Returns what a model is called in rows, which name the step themselves."""
+  from lm_jax import interop
+
+  path, step = interop.at_step(given)
+  return given if step is None else str(path)
 
 
 def integers(values: flags.FlagValues, name: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from lm_jax.cli.command_flags import FLAGS, Command
-from lm_jax.cli.few_shot_flags import code_runner, integers, load, split
+from lm_jax.cli.few_shot_flags import code_runner, integers, load, models, name_of, split
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -41,11 +41,12 @@ def prompts(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   prompt_selection.check(settings, values.metric, values.dev_limit, may_run_code=run_code is not None)
   report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
   selections: list[Selection] = []
-  for name in split(values.model):
+  for given in models(values.model):
     selections += prompt_selection.select(
-      load(name, values, report).held, settings, name=name, metric=values.metric, dev_limit=values.dev_limit,
-      halving=values.halving, folder=Path(values.workdir) if values.workdir else None, report=report,
-      quiet=values.quiet, run_code=run_code,
+      load(given, values, report).held, settings, name=name_of(given), metric=values.metric,
+      dev_limit=values.dev_limit, halving=values.halving,
+      folder=Path(values.workdir) if values.workdir else None, report=report, quiet=values.quiet,
+      run_code=run_code,
     )  # fmt: skip
   if values.json:
     print(json.dumps([dataclasses.asdict(one) for one in selections], allow_nan=False))

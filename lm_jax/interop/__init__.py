@@ -11,11 +11,11 @@ from lm_jax.param_paths import flat
 from lm_jax.pretrained import Pretrained, untrained
 from lm_jax.strict import ConfigError
 
-__all__ = ["convert", "load"]
+__all__ = ["at_step", "convert", "load", "saved_steps"]
 
 FORMATS = (
-  "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, a name on its hub "
-  "(org/name), a GGUF file, or a llama2.c .bin beside its tok*.bin"
+  "a run of lm-jax train (@STEP: at one of its checkpoints), a folder of lm-jax convert or of Hugging Face "
+  "transformers, a name on its hub (org/name), a GGUF file, or a llama2.c .bin beside its tok*.bin"
 )
 
 
@@ -29,7 +29,11 @@ def load(path: str | Path, *, name: str = "--model", trained: bool = True) -> Pr
   Raises:
     ConfigError: no model there, or one whose parts are broken or do not fit each other.
   """
-  given, path = str(path), Path(path).expanduser()
+  given, (path, step) = str(path), at_step(path)
+  if step is not None:
+    if not _is_run(path, name):
+      raise ConfigError(f"{name}={given}: @{step} is of a run of lm-jax train, which {path} is not")
+    return runs.load(path, name=name, trained=trained, step=step)
   if not path.exists():
     if not hub.is_name(given):
       raise folders.missing(path, name)
@@ -38,6 +42,23 @@ def load(path: str | Path, *, name: str = "--model", trained: bool = True) -> Pr
     return runs.load(path, name=name, trained=trained)
   p = _load(path, name)
   return p if trained else untrained(p)
+
+
+def at_step(path: str | Path) -> tuple[Path, int | None]:
+  """Returns the path and the step of PATH@STEP; without a step it is None."""
+  path = Path(path).expanduser()
+  folder, at, step = str(path).rpartition("@")
+  if at and step.isdecimal() and not path.exists() and Path(folder).is_dir():
+    return Path(folder), int(step)
+  return path, None
+
+
+def saved_steps(path: str | Path, *, name: str = "--model") -> list[int]:
+  """Returns the steps that a run of lm-jax train has checkpoints of; raises ConfigError for what is none."""
+  path = Path(path).expanduser()
+  if not _is_run(path, name):
+    raise ConfigError(f"{name}={path}: has no checkpoints; must be a run of lm-jax train")
+  return runs.saved_steps(path, name)
 
 
 def _is_run(path: Path, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The folder of a run of lm-jax train as a pretrained model, at its latest checkpoint."""
+"""The folder of a run of lm-jax train as a pretrained model, at one of its checkpoints."""
 
 import functools
 from pathlib import Path
@@ -19,10 +19,11 @@ from lm_jax.tokenizers import Tokenizer
 READS_ON = ("causal_lm", "prefix_lm")
 
 
-def load(folder: Path, *, name: str = "--model", trained: bool = True) -> Pretrained:
+def load(folder: Path, *, name: str = "--model", trained: bool = True, step: int | None = None) -> Pretrained:
   """Opens the run in `folder`, finished or not.
 
   Args:
+    step: of the checkpoint; default: the latest one.
     trained: false gives the run's parameters before its first step, of which no checkpoint is needed.
     name: what the folder is called in errors.
 
@@ -31,7 +32,10 @@ def load(folder: Path, *, name: str = "--model", trained: bool = True) -> Pretra
   """
   config = _config(folder, name)
   tokenizer, specials = _tokenizer(folder, config, name)
-  params, step = _trained_params(folder, config, name) if trained else (_initial_params(config), 0)
+  if trained:
+    params, step = _trained_params(folder, config, name, step)
+  else:
+    params, step = _initial_params(config), 0
   return Pretrained(
     config.model, params, tokenizer, specials, begin(config, specials),
     identity={"cell_id": cell_id(config), "step": step, "tokenizer": tokenizer.digest}, step=step,
@@ -69,11 +73,22 @@ def _tokenizer(folder: Path, config: Config, name: str) -> tuple[Tokenizer, dict
   return tokenizer, text_config.special_ids(task, tokenizer.specials)
 
 
-def _trained_params(folder: Path, config: Config, name: str) -> tuple[Any, int]:
-  checkpoints = RunDir(folder).checkpoints
-  step = checkpoint.latest_step(checkpoints)
-  if step is None:
+def saved_steps(folder: Path, name: str = "--model") -> list[int]:
+  """Returns the steps that a run has checkpoints of; raises ConfigError where it has none."""
+  steps = checkpoint.saved_steps(RunDir(folder).checkpoints)
+  if not steps:
     raise ConfigError(f"{name}={folder}: has no checkpoint yet; train it with lm-jax train")
+  return steps
+
+
+def _trained_params(folder: Path, config: Config, name: str, step: int | None) -> tuple[Any, int]:
+  checkpoints, there = RunDir(folder).checkpoints, saved_steps(folder, name)
+  step = there[-1] if step is None else step
+  if step not in there:
+    raise ConfigError(
+      f"{name}={folder}@{step}: has no checkpoint of step {step}; must be one of "
+      f"{', '.join(map(str, there))} (a run keeps the last config.runtime.keep_checkpoints)"
+    )
   params = checkpoint.read_params(checkpoints, step)
   check_fit(params, _expected(config), f"{name}={folder}: step {step} does not fit its config.json")
   return params, step

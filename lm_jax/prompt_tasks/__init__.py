@@ -9,13 +9,13 @@ from lm_jax.prompt_tasks.association import association
 from lm_jax.prompt_tasks.build import build
 from lm_jax.prompt_tasks.definition import DEFAULT, Definition
 from lm_jax.prompt_tasks.hold_out import hold_out
-from lm_jax.prompt_tasks.items import FewShotTask, Item
+from lm_jax.prompt_tasks.items import Conversation, FewShotTask, Item
 from lm_jax.prompt_tasks.label_words import with_label_words
 from lm_jax.prompt_tasks.labeled_texts import from_labeled_texts
 from lm_jax.strict import ConfigError, nearest
 
 __all__ = [
-  "FewShotTask", "Item", "association", "has_dev", "hold_out", "make", "names", "templates",
+  "Conversation", "FewShotTask", "Item", "association", "has_dev", "hold_out", "make", "names", "templates",
   "with_label_words",
 ]  # fmt: skip
 

@@ -58,6 +58,24 @@ class Item:
     return self.query if self.contexts is None else self.contexts[choice]
 
 
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+  """A prompt as turns of a conversation, for a model with a chat template.
+
+  Attributes:
+    turns: (role, text) of each, the roles being "system", "user" and "assistant"; the answer is the next one.
+  """
+
+  turns: tuple[tuple[str, str], ...]
+
+  @property
+  def messages(self) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in self.turns]
+
+  def __str__(self) -> str:
+    return "\n".join(f"{role}: {text}" for role, text in self.turns)
+
+
 class _Candidates:
   """What demonstrations of one answer are drawn from, in an order that is no file's."""
 
@@ -181,6 +199,23 @@ class FewShotTask:
     answered = [other.answered for other in demonstrations]
     first = [self.description] if self.description else []
     return self.separator.join([*first, *answered, item.context(choice) if item.contexts else item.query])
+
+  def conversation(self, item: Item, demonstrations: Sequence[Item]) -> Conversation:
+    """Returns a prompt as turns: the description as the system's, queries as the user's.
+
+    Raises:
+      ConfigError: where the answer goes on with the query's text, and so is nobody's turn.
+    """
+    if self.kind not in ("choice", "generation") or item.contexts is not None:
+      raise ConfigError(
+        f"task {self.name!r}: its answers go on with the text they come after; must be questions with "
+        "answers to be asked in a conversation"
+      )
+    turns = [("system", self.description)] if self.description else []
+    for other in demonstrations:
+      answer = other.answered.removeprefix(other.query).strip()
+      turns += [("user", other.query), ("assistant", answer)]
+    return Conversation((*turns, ("user", item.query)))
 
   def prompt(self, item: Item, shots: int, seed: int) -> str:
     """Returns the description, the demonstrations, answered, and the query."""
