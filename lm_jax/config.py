@@ -56,8 +56,9 @@ class EvalConfig:
   first_step: int = 16
   per_doubling: int = 1  # points for every doubling of the step
   seed: int = 20_000  # of the evaluation set, the same for every cell
-  # Text, at the last step: prompts with demonstrations, scored by log-likelihood (lm_jax/few_shot.py).
+  # Text: prompts with demonstrations, scored by log-likelihood (lm_jax/few_shot.py).
   few_shot: tuple[str, ...] = ()  # tasks
+  few_shot_every: int | None = None  # steps, and the last one; None: the last one only
   shots: tuple[int, ...] = (0, 1, 4)
   few_shot_examples: int = 200  # of each task
 
@@ -156,7 +157,7 @@ def _check_training(c: Config) -> None:
   require(allowed or not ev.few_shot, "config.eval.few_shot", list(ev.few_shot),
           "empty for a task that is no language modeling of text from its beginning")  # fmt: skip
   require(all(k >= 0 for k in ev.shots), "config.eval.shots", list(ev.shots), "0 or greater")
-  require_positive(ev, "config.eval", ("few_shot_examples",))
+  require_positive(ev, "config.eval", ("few_shot_examples", "few_shot_every"))
   _check_parallel(c)
 
 

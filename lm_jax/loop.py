@@ -204,7 +204,9 @@ class _Loop:
     last = AtSteps((self.num_steps,))
     self.evaluating = AnyOf((AtSteps((0,)), LogSpaced(c.eval.first_step, c.eval.per_doubling), last))
     self.saving = AnyOf((EveryN(c.runtime.checkpoint_every), last))
-    self.any_due = AnyOf((EveryN(c.runtime.log_every), self.evaluating, self.saving))
+    asking = (last, EveryN(c.eval.few_shot_every)) if c.eval.few_shot_every else (last,)
+    self.asking = AnyOf(asking if c.eval.few_shot else ())
+    self.any_due = AnyOf((EveryN(c.runtime.log_every), self.evaluating, self.asking, self.saving))
     # Dispatched, not yet read: (steps done before, number of steps, metrics on the device).
     self.in_flight: collections.deque[tuple[int, int, step.Metrics]] = collections.deque()
 
@@ -231,9 +233,11 @@ class _Loop:
         if first == 0:
           self._log_scores(self.engine.start(self.configs), 0)
       # The dispatch before is read while this one computes, unless something is due at its end.
-      self._drain(keep=0 if self.evaluating(done) or self.saving(done) else 1)
+      self._drain(keep=0 if self.evaluating(done) or self.asking(done) or self.saving(done) else 1)
       if self.evaluating(done):
         self._log_scores(s, done)
+      if self.asking(done):
+        self._log_few_shot(s, done)
       self._write_status(done)
     for member in self.alive:
       member.checkpoints.wait()
@@ -294,8 +298,6 @@ class _Loop:
       for member, scores in zip(self.members, evaluate(s), strict=True):
         if member.error is None:
           member.journal.log_scores(at, scores)
-      if at == self.num_steps and self.members[0].config.eval.few_shot:
-        self._log_few_shot(s, at)
 
   def _log_few_shot(self, s: state.TrainState, at: int) -> None:
     from lm_jax import few_shot  # its libraries take their time to import

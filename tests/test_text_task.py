@@ -165,6 +165,20 @@ def test_prompting_is_recorded_at_the_last_step(corpus, tmp_path):
     assert {r["chance"] for r in found if r["metric"] == "accuracy"} == {0.25}
 
 
+def test_prompting_has_a_cadence(corpus, tmp_path):
+  """At steps that are due for nothing else too; what is measured in between does not change the run."""
+  short = {"train": {"num_steps": 7, "batch_size": 2}, "optimizer": {"warmup_steps": 1}}
+  found = {}
+  for every in (3, None):
+    asked = {"few_shot": ["association"], "shots": [1], "few_shot_examples": 10, "few_shot_every": every}
+    c = configs.from_mapping(tree(corpus, "causal_lm", eval=asked, task={"context_length": 128}, **short))
+    loop.train(c, tmp_path / str(every))
+    rows = records.read(tmp_path / str(every) / "records.jsonl")
+    found[every] = {r["step"]: r["value"] for r in rows if (r["task"], r["metric"]) == ("association", "nll")}
+  assert list(found[3]) == [3, 6, 7] and list(found[None]) == [7]
+  assert found[3][7] == found[None][7] and len(set(found[3].values())) == 3
+
+
 @pytest.mark.parametrize(
   ("kind", "objective", "message"),
   [
