@@ -50,8 +50,8 @@ ONLY = {
 }
 # What a definition may name as `metrics`: those of answer_metrics.METRICS.
 METRICS = (
-  "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "choice_letter",
-  "edit_similarity", "bleu", "chrf",
+  "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "final_answer",
+  "choice_letter", "edit_similarity", "bleu", "chrf",
 )  # fmt: skip
 # What a row reads of a knowledge base: what a search finds; passages of its evidence, the best that a search
 # could find (an oracle); or nothing (a closed book).
