@@ -13,6 +13,10 @@ Definitions, for a prediction and the best of its references, 0 to 1 unless said
   final_number       1 if the last number of the prediction equals that of the reference, after "####" where
                      that is (GSM8K, arXiv:2110.14168), without commas and $: 18 = 18.0. No number in the
                      prediction is a wrong answer. Let generation stop before it invents a next question.
+  final_answer       1 if what follows the last "the answer is" of the prediction, to the end of its line and
+                     without its last period, equals that of the reference, or the reference that has none
+                     (chain of thought: arXiv:2201.11903, arXiv:2210.09261). "(B) blue" and "B" are (B). An
+                     answer that is not given is a wrong one.
   choice_letter      1 if the first label named in the prediction is the reference's; A to D by default.
   edit_similarity    1 - Levenshtein distance / characters of the longer text, by the package rapidfuzz.
   bleu, chrf         0 to 100, of the corpus: functions of the sums of the items' counts (Papineni et al.
@@ -45,6 +49,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A minus after a word or a number is one of arithmetic or a hyphen: 10-5 names 5.
 _NUMBER = re.compile(r"((?<![\w)])-)?\$?((?<=\$)-)?(\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)")
+_ANSWER_IS = re.compile(r"\bthe answer is\b:?", re.IGNORECASE)
+_LETTER = re.compile(r"\(([A-Z])\)(?!\w)|([A-Z])$")
 _WORD_OF_ROUGE = re.compile("[a-z0-9]")
 
 
@@ -151,6 +157,19 @@ def final_number(prediction: str, references: Sequence[str]) -> float:
   return _best(of, references)
 
 
+def final_answer(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1 if the answer that the prediction comes to is that of a reference."""
+  found = last_answer(prediction)
+
+  def of(reference: str) -> bool:
+    wanted = last_answer(reference) or _answer(reference)
+    if wanted is None:
+      raise ConfigError(f"final_answer: reference {reference!r} is no answer")
+    return found == wanted
+
+  return _best(of, references)
+
+
 def choice_letter(prediction: str, references: Sequence[str], labels: Sequence[str] = "ABCD") -> float:
   """Returns 1 if the first label that the prediction names is that of a reference."""
   found = first_label(prediction, labels)
@@ -215,6 +234,21 @@ def last_number(text: str) -> Decimal | None:
     return None
   minus, minus_after_dollar, digits = named[-1]
   return Decimal(("-" if minus or minus_after_dollar else "") + digits.replace(",", ""))
+
+
+def last_answer(text: str) -> str | None:
+  """Returns X of the last "the answer is X." of a text, to the end of its line; None if it gives none."""
+  for line in reversed(text.split("\n")):
+    _, *given = _ANSWER_IS.split(line)
+    if given and (answer := _answer(given[-1])) is not None:
+      return answer
+  return None
+
+
+def _answer(said: str) -> str | None:
+  bare = said.strip().removesuffix(".").rstrip()
+  letter = _LETTER.match(bare)
+  return f"({letter[1] or letter[2]})" if letter else bare or None
 
 
 def first_label(text: str, labels: Sequence[str]) -> str | None:
@@ -299,6 +333,7 @@ METRICS = {
   "rouge2": Metric(rouge2, continuous=True, package="rouge_score"),
   "rougeL": Metric(rougeL, continuous=True, package="rouge_score"),
   "final_number": Metric(final_number),
+  "final_answer": Metric(final_answer),
   "choice_letter": Metric(choice_letter),
   "edit_similarity": Metric(edit_similarity, continuous=True, package="rapidfuzz"),
   "bleu": Metric(bleu_counts, bleu, continuous=True, highest=100.0, package="sacrebleu"),

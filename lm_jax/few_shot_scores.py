@@ -55,7 +55,7 @@ MAIN = {
 # What two samples agree on, by the metric that compares it.
 _EXTRACT: dict[str, Callable[[str], object]] = {
   "exact_match": str.strip, "quasi_exact_match": answer_metrics.normalize,
-  "final_number": answer_metrics.last_number,
+  "final_number": answer_metrics.last_number, "final_answer": answer_metrics.last_answer,
 }  # fmt: skip
 _RESAMPLES = 200
 

@@ -96,7 +96,7 @@ def test_what_counts_as_similar_is_so_both_ways(a, b):
 @pytest.mark.parametrize("name", METRICS)
 def test_a_right_answer_is_perfect_and_a_wrong_one_is_nothing(name):
   metric = METRICS[name]
-  right = "The number of cats (A) that sat on mats is 12"
+  right = "The number of cats (A) that sat on mats: the answer is 12"
   items = metric.items([right, right], [["no: D 7", right], [right]])
   assert metric.value(items) == pytest.approx(metric.highest)
   assert metric.value(metric.items(["B;34"] * 2, [["A cats 12"]] * 2)) == 0
@@ -455,6 +455,8 @@ def test_scoring_leaves_counts_as_they_were():
 def test_what_the_table_says_of_metrics():
   assert {name for name, metric in METRICS.items() if metric.of_corpus} == {"bleu", "chrf"}
   thresholded = {name for name, metric in METRICS.items() if not metric.continuous}
-  assert thresholded == {"exact_match", "quasi_exact_match", "final_number", "choice_letter"}
+  assert thresholded == {
+    "exact_match", "quasi_exact_match", "final_number", "final_answer", "choice_letter",
+  }  # fmt: skip
   with pytest.raises(dataclasses.FrozenInstanceError):
     METRICS["f1"].continuous = False

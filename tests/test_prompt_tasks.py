@@ -97,7 +97,7 @@ def without(d: dict, field: str) -> dict:
     (CHOICE | {"templates": ["a"]}, r"\.templates=\['a'\]: must be a group of templates"),
     (CHOICE | {"templates": {"a": {"qury": ""}}},
      r"\.templates\.a\.qury: no such field; did you mean 'query'"),
-    (CHOICE | {"templates": {"a": {"stop": "x"}}}, r"\.templates\.a\.stop: no such field"),
+    (CHOICE | {"templates": {"a": {"gold": "x"}}}, r"\.templates\.a\.gold: no such field"),
     (CHOICE | {"templates": {"a": {"query": ""}}}, r"\.templates\.a\.query='': must be a template"),
     (CHOICE | {"templates": {"a": {"choices": [True]}}},
      r"\.templates\.a\.choices\[0\]=True: must be a string"),
@@ -435,7 +435,8 @@ def _check_prompts(task: FewShotTask, item: Item) -> None:
   shown = task.demonstrations(item, SHOTS, 0)
   assert item.id not in {other.id for other in shown}
   assert len({other.id for other in shown}) == SHOTS
-  first = [task.description] if task.description else []
+  description = task.description if item.description is None else item.description
+  first = [description] if description else []
   for c in range(len(item.contexts or "1")):
     query = item.context(c)
     assert task.context(item, (), c) == task.separator.join([*first, query])

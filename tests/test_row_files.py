@@ -143,7 +143,7 @@ def test_json_is_read_as_it_was_written(tmp_path_factory, rows, ascii_only):
     ("t.csv", 'a,b\n"1"x,2\n', {}, r"t\.csv line 2: is no table"),
     ("t.csv", "a,b,a\n1,2,3\n", {}, r"t\.csv line 1: has two columns 'a'; must differ"),
     ("t.tsv", "1\t2\n", {"columns": ("a", "a")}, r"t\.tsv: has two columns 'a'"),
-    ("t.txt", "a", {}, r"t\.txt: must end in one of \.jsonl, \.json, \.csv, \.tsv"),
+    ("t.text", "a", {}, r"t\.text: must end in one of \.jsonl, \.json, \.csv, \.tsv"),
     ("t.gz", gzip.compress(JSON_LINES, mtime=0), {}, r"t\.gz: must end in one of"),
     ("t.jsonl.gz", JSON_LINES, {}, r"t\.jsonl\.gz: cannot be read"),
     ("t.jsonl.gz", gzip.compress(JSON_LINES, mtime=0)[:-9], {}, r"t\.jsonl\.gz: cannot be read"),

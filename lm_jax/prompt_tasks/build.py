@@ -1,5 +1,6 @@
 """Makes a task of its definition: reads the rows, and renders each as an item."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 
@@ -29,18 +30,29 @@ def build(
   """
   rows = {name: _rows(d, name, adapt) for name in (split, "train") if name != "train" or d.train}
   t = d.template(template)
+  if t.shown is not None:
+    rows["shown"] = _shown(d, t, adapt)
   book = OpenBook(d.knowledge, t.reads, f"task {d.name!r}.knowledge") if d.knowledge else None
   renderer = _Renderer(d, t, rows["train" if d.train else split], book)
   items = {name: tuple(renderer.item(row) for row in there) for name, there in rows.items()}
   for name, there in items.items():
     _refuse_duplicates(d, rows[name], there)
   # Each is asked once; to draw from, a text that is there twice is there twice.
-  asked = tuple({item.id: item for item in items[split]}.values())
+  unique = {item.id: (row, item) for row, item in zip(rows[split], items[split], strict=True)}
+  asked = tuple(renderer.described(row, item) for row, item in unique.values())
+  if t.shown is not None:
+    _refuse_shown(list(unique.values()), items["shown"])
   return FewShotTask(
-    d.name, asked, items.get("train", asked), t.separator, t.description, d.kind,
-    None if template == DEFAULT and not d.templates else template, d.balanced and d.kind == "choice", d.stop,
-    d.max_new_tokens, d.metrics, d.program, t.gap, passages=book.num_retrieved if book else 0,
+    d.name, asked, items.get("shown", items.get("train", asked)), t.separator, t.description, d.kind,
+    None if template == DEFAULT and not _has_other_wordings(d) else template,
+    d.balanced and d.kind == "choice", t.stop, t.max_new_tokens, t.metrics, d.program, t.gap,
+    passages=book.num_retrieved if book else 0, shown=t.shown is not None,
   )  # fmt: skip
+
+
+def _has_other_wordings(d: Definition) -> bool:
+  """Whether a template is another wording, and has no demonstrations or metrics of its own."""
+  return any((t.shown, t.metrics) == (d.shown, d.metrics) for t in d.templates.values())
 
 
 def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
@@ -51,18 +63,27 @@ def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
   return adapt(rows, split) if adapt else rows
 
 
+def _shown(d: Definition, t: Template, adapt: Adapt | None) -> list[Row]:
+  if not isinstance(t.shown, str):
+    return [Row(f"task {d.name!r}.shown[{i}]", fields) for i, fields in enumerate(t.shown)]
+  rows = row_files.read(t.shown, d.columns, d.records)
+  return adapt(rows, "shown") if adapt else rows
+
+
 class _Renderer:
   def __init__(self, d: Definition, t: Template, rows: Sequence[Row], book: OpenBook | None):
     self._d, self._t, self._book = d, t, book
     where = f"task {d.name!r}."
     self._texts = {
       field: expressions.text(source, where + field)
-      for field in ("query", "answer")
+      for field in ("query", "answer", "description")
       if (source := getattr(t, field)) is not None
     }
     if d.program is not None:
       self._texts["program"] = expressions.text(d.program, where + "program")
-    sources = {"gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts}
+    sources = {
+      "gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts, "group": d.group,
+    }  # fmt: skip
     if isinstance(t.choices, str):
       sources["choices"] = t.choices
     self._values = {
@@ -81,6 +102,7 @@ class _Renderer:
   def item(self, row: Row) -> Item:
     d = self._d
     identity = self._identity(row)  # the same whatever is read
+    group = self._name(row, "group") if "group" in self._values else None
     row = self._book.opened(row) if self._book else row
     contexts = None if "contexts" not in self._values else self._list(row, "contexts")
     query = self._texts["query"](*row) if contexts is None else ""
@@ -90,17 +112,25 @@ class _Renderer:
       choices = self._of_row(row) if contexts is None else (self._texts["answer"](*row),) * len(contexts)
       gold = self._gold(row, choices if contexts is None else contexts)
       choices = tuple(self._after_gap(row, one) for one in choices)
-      return Item(identity, query, choices, gold, contexts, neutral=self._neutral(row), fields=row.fields)
+      neutral = self._neutral(row)
+      return Item(identity, query, choices, gold, contexts, neutral=neutral, fields=row.fields, group=group)
     answer = self._texts["answer"](*row)
     written = self._after_gap(row, answer)
     if d.kind == "continuation":
-      return Item(identity, query, (written,), fields=row.fields)
+      return Item(identity, query, (written,), fields=row.fields, group=group)
     references = self._list(row, "references") if "references" in self._values else (answer,)
     if "program" in self._texts:
       # What is missing in it is said now, and not when answers have been written.
       self._texts["program"](row.where, row.fields | {"completion": answer})
     rank = self._book.rank(row, references) if self._book else None
-    return Item(identity, query, references=references, written=written, fields=row.fields, rank=rank)
+    return Item(
+      identity, query, references=references, written=written, fields=row.fields, rank=rank, group=group
+    )
+
+  def described(self, row: Row, item: Item) -> Item:
+    """Returns an item that is asked, with the description that it has in the place of its template."""
+    description = self._texts["description"](row.where, item.fields)
+    return item if description == self._t.description else dataclasses.replace(item, description=description)
 
   def _neutral(self, row: Row) -> tuple[str, ...]:
     content = self._d.content
@@ -115,10 +145,13 @@ class _Renderer:
   def _identity(self, row: Row) -> str:
     if "id" not in self._values:
       return text_id(json.dumps(row.fields, sort_keys=True))
-    found = self._values["id"](*row)
+    return text_id(self._name(row, "id"))
+
+  def _name(self, row: Row, field: str) -> str:
+    found = self._values[field](*row)
     if not expressions.is_text(found):
-      raise ConfigError(f"{row.where}: id is {found!r}, must be a text or a number")
-    return text_id(str(found))
+      raise ConfigError(f"{row.where}: {field} is {found!r}, must be a text or a number")
+    return str(found)
 
   def _after_gap(self, row: Row, answer: str) -> str:
     """Returns an answer with the gap before it; a model must see one space, and have something to say."""
@@ -178,3 +211,11 @@ def _refuse_duplicates(d: Definition, rows: Sequence[Row], items: Sequence[Item]
     # Programs are of fields that an item does not show.
     if other != item or (d.program is not None and first.fields != row.fields):
       raise ConfigError(f"{row.where}: has the id ({d.id}) of {first.where}, and is another; ids must differ")
+
+
+def _refuse_shown(asked: Sequence[tuple[Row, Item]], shown: Sequence[Item]) -> None:
+  """Raises ConfigError for a demonstration that is asked: its answer would stand in the prompt."""
+  ids, queries = {item.id for item in shown}, {(item.query, item.contexts) for item in shown}
+  for row, item in asked:
+    if item.id in ids or (item.query, item.contexts) in queries:
+      raise ConfigError(f"{row.where}: is asked, and one of the `shown` demonstrations too; show another")

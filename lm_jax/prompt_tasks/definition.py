@@ -9,12 +9,17 @@ A definition is a YAML file (or a table of `known.py`). This is a whole one:
     choices: [negative, positive]
     gold: label
 
-Texts are Jinja templates over the fields of a row. What picks a value (`gold`, `references`, `choices` where
-it is no list) is a Jinja expression: `label`, `answers[0]`, `label|int + 1`. Both run in Jinja's sandbox.
+Texts are Jinja templates over the fields of a row. What picks a value (`gold`, `references`, `group`,
+`choices` where it is no list) is a Jinja expression: `label`, `answers[0]`, `label|int + 1`. Both run in
+Jinja's sandbox.
+
+Demonstrations are drawn for each item from `train`; with `group`, from the rows of its own group there. With
+`shown` they are written down instead, the same ones for every item: k shots are the first k of them.
 Names of files are relative to the folder of the definition, or absolute; they may be of any folder.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -50,8 +55,8 @@ ONLY = {
 }
 # What a definition may name as `metrics`: those of answer_metrics.METRICS.
 METRICS = (
-  "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "choice_letter",
-  "edit_similarity", "bleu", "chrf",
+  "exact_match", "quasi_exact_match", "f1", "rouge1", "rouge2", "rougeL", "final_number", "final_answer",
+  "choice_letter", "edit_similarity", "bleu", "chrf",
 )  # fmt: skip
 # What a row reads of a knowledge base: what a search finds; passages of its evidence, the best that a search
 # could find (an oracle); or nothing (a closed book).
@@ -73,10 +78,15 @@ class Template:
   # Of choices that complete a text in its middle (Winograd schemas): an expression, a text for each choice,
   # which all go on with `answer`.
   contexts: str | None = None
-  description: str = ""
+  description: str = ""  # a template over the fields of the row that is asked
   separator: str = "\n\n"
   gap: str = " "
   reads: Reads = "retrieved"  # of the task's knowledge base
+  # Demonstrations: a file of rows, or rows that stand here, as those of `train` are; default: they are drawn.
+  shown: str | tuple[dict, ...] | None = None
+  stop: tuple[str, ...] = ("\n",)  # what a written answer ends before
+  max_new_tokens: int = 64
+  metrics: tuple[str, ...] = ()  # beside those of the kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +120,8 @@ class Definition(Template):
   # Of a choice: the field of a row that holds its content, for contextual calibration (arXiv:2102.09690).
   content: str | None = None
   program: str | None = None  # of code: what is run, with `completion` for what the model wrote
-  stop: tuple[str, ...] = ("\n",)  # what a written answer ends before
-  max_new_tokens: int = 64
-  balanced: bool = True  # demonstrations are of every gold as many
-  metrics: tuple[str, ...] = ()  # beside those of the kind
+  group: str | None = None  # expression: demonstrations are of the same, e.g. the subject of an exam
+  balanced: bool = True  # demonstrations are of every gold as many; with `group`, of each that the group has
   knowledge: Knowledge | None = None
   templates: Mapping[str, Template] = dataclasses.field(default_factory=dict)
 
@@ -171,13 +179,9 @@ def _as_lists(mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _check(d: Definition, where: str) -> None:
   require(bool(d.test), f"{where}.test", d.test, "a file of rows")
-  require(d.max_new_tokens > 0, f"{where}.max_new_tokens", d.max_new_tokens, "greater than 0")
-  require(all(d.stop), f"{where}.stop", d.stop, "texts that are not empty")
-  require(not d.metrics or d.kind == "generation", f"{where}.metrics", d.metrics, "of kind generation only")
-  for name in d.metrics:
-    if name not in METRICS:
-      raise ConfigError(f"{where}.metrics: {name!r} is none{nearest(name, METRICS)}")
   for name, t in {"": d, **{f".templates.{name}": t for name, t in d.templates.items()}}.items():
+    _check_written(d, t, f"{where}{name}")
+    _check_shown(t, f"{where}{name}")
     asked = bool(t.query) != (t.contexts is not None)
     require(asked, f"{where}{name}.query", t.query, "a template of text, or else `contexts` given")
     for field in NEEDED[d.kind]:
@@ -192,6 +196,26 @@ def _check(d: Definition, where: str) -> None:
       require(t.choices is None, f"{where}{name}.choices", t.choices, "left out: contexts are what is chosen")
     elif d.kind == "choice":
       require(t.answer is None, f"{where}{name}.answer", t.answer, "left out: `gold` is the right one")
+
+
+def _check_written(d: Definition, t: Template, where: str) -> None:
+  require(t.max_new_tokens > 0, f"{where}.max_new_tokens", t.max_new_tokens, "greater than 0")
+  require(all(t.stop), f"{where}.stop", t.stop, "texts that are not empty")
+  require(not t.metrics or d.kind == "generation", f"{where}.metrics", t.metrics, "of kind generation only")
+  for name in t.metrics:
+    if name not in METRICS:
+      raise ConfigError(f"{where}.metrics: {name!r} is none{nearest(name, METRICS)}")
+
+
+def _check_shown(t: Template, where: str) -> None:
+  require(
+    t.shown is None or len(t.shown) > 0, f"{where}.shown", t.shown, "a file of rows, or one row or more"
+  )
+  for i, row in enumerate(t.shown if isinstance(t.shown, tuple) else ()):
+    try:
+      json.dumps(row, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:  # YAML has dates and NaN
+      raise ConfigError(f"{where}.shown[{i}]: must be texts, numbers and lists of them ({error})") from None
 
 
 def _check_knowledge(d: Definition, where: str) -> None:
@@ -226,12 +250,20 @@ def read(path: Path) -> Definition:
 
 def placed(d: Definition, folder: Path, where: str) -> Definition:
   """Returns a definition whose files are those of a folder, which must be there."""
-  given = {name: getattr(d, name) for name in ("test", "train", "dev") if getattr(d, name)}
-  paths = {name: folder / Path(file).expanduser() for name, file in given.items()}
-  for name, path in paths.items():
+
+  def there(file: str, field: str) -> str:
+    path = folder / Path(file).expanduser()
     if not path.is_file():
       around = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-      raise ConfigError(f"{where}.{name}={given[name]!r}: no such file{did_you_mean(path.name, around)}")
+      raise ConfigError(f"{where}.{field}={file!r}: no such file{did_you_mean(path.name, around)}")
+    return str(path)
+
+  def with_shown(t: Template, place: str) -> Template:
+    shown = t.shown
+    return dataclasses.replace(t, shown=there(shown, f"{place}shown")) if isinstance(shown, str) else t
+
+  paths = {name: there(file, name) for name in ("test", "train", "dev") if (file := getattr(d, name))}
+  templates = {name: with_shown(t, f"templates.{name}.") for name, t in d.templates.items()}
   knowledge = d.knowledge
   if knowledge is not None:
     documents = folder / Path(knowledge.documents).expanduser()
@@ -242,4 +274,4 @@ def placed(d: Definition, folder: Path, where: str) -> Definition:
         f"{did_you_mean(documents.name, around)}"
       )
     knowledge = dataclasses.replace(knowledge, documents=str(documents))
-  return dataclasses.replace(d, knowledge=knowledge, **{name: str(path) for name, path in paths.items()})
+  return dataclasses.replace(with_shown(d, ""), knowledge=knowledge, templates=templates, **paths)

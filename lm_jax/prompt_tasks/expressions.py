@@ -1,7 +1,8 @@
 """Jinja templates and expressions over the fields of a row, in Jinja's sandbox.
 
-The sandbox keeps them from Python's inside, so that a definition of a stranger can be used; not from taking
-long. Nothing in them is random: a prompt is the same whenever it is made.
+The sandbox keeps them from Python's inside, so that a definition of a stranger can be used. Of what takes
+long it refuses the plainest, long ranges, products and powers; others, such as loops in loops, it does not.
+Nothing in them is random: a prompt is the same whenever it is made.
 """
 
 import functools
@@ -16,17 +17,31 @@ from jinja2 import sandbox
 
 from lm_jax.strict import ConfigError, nearest
 
+LONGEST = 100_000  # of a text or list that a product makes; as Jinja's ranges
+LARGEST_IN_POWER = 1000
+
 
 def is_text(found: Any) -> bool:
   """Whether something is a text, or a number that is written as one: not null, and no list."""
   return isinstance(found, str | int | float)
 
 
+class _Environment(sandbox.ImmutableSandboxedEnvironment):
+  intercepted_binops = frozenset(["*", "**"])
+
+  def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    """Computes a product or a power, unless it would take long or fill the memory."""
+    for one, times in ((left, right), (right, left)):
+      if hasattr(one, "__len__") and isinstance(times, int) and len(one) * times > LONGEST:
+        raise ValueError(f"a product of {len(one) * times} parts is too long, must be {LONGEST} at most")
+    if operator == "**" and max(abs(left), abs(right)) > LARGEST_IN_POWER:
+      raise ValueError(f"numbers of a power must be from -{LARGEST_IN_POWER} to {LARGEST_IN_POWER}")
+    return super().call_binop(context, operator, left, right)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
-  environment = sandbox.ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_rendered
-  )
+  environment = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_rendered)
   del environment.globals["lipsum"], environment.filters["random"]
   return environment
 

@@ -14,8 +14,12 @@ def hold_out(task: FewShotTask) -> tuple[FewShotTask, FewShotTask]:
   Which fifth is a function of the task and the items' ids. No item of the task itself is in it.
 
   Raises:
-    ConfigError: where the pool has too few items that are not asked.
+    ConfigError: where the pool has too few items that are not asked, or is what is always `shown`.
   """
+  if task.shown:
+    raise ConfigError(
+      f"task {task.name!r}: has no dev rows, and its demonstrations are `shown`: must have `dev`"
+    )
   asked = {item.id for item in task.items}
   others = {item.id: item for item in task.pool if item.id not in asked}
   dev = sorted(others.values(), key=lambda item: (hashed(task.name, "hold out", item.id), item.id))

@@ -34,6 +34,8 @@ class Item:
     fields: of the row.
     rank: of a task that retrieves passages: that of the first one that holds the answer, from 1; None where
       none of them does.
+    group: its demonstrations are of the same group; None where the task has none.
+    description: what the prompt begins with, where it is another than the task's own.
   """
 
   id: str
@@ -46,6 +48,8 @@ class Item:
   neutral: tuple[str, ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
   rank: int | None = None
+  group: str | None = None
+  description: str | None = None
 
   @property
   def answered(self) -> str:
@@ -109,6 +113,7 @@ class FewShotTask:
     gap: what every choice begins with.
     label_words: what stands for the task's own choices, see `label_words.with_label_words`.
     passages: that are retrieved for an item from a knowledge base, at most; 0 where there is none.
+    shown: whether demonstrations are written down: the first of the pool, for every item and seed.
   """
 
   name: str
@@ -126,12 +131,16 @@ class FewShotTask:
   gap: str = " "
   label_words: str = OWN_WORDS
   passages: int = 0
+  shown: bool = False
 
   @functools.cached_property
   def digest(self) -> str:
     """A hash of all that decides what is asked."""
-    apart = ("items", "pool", "gap", "label_words", "passages")
+    # What came later is in it where it is set only: kept results of other tasks keep their keys.
+    apart = ("items", "pool", "gap", "label_words", "passages", "shown")
     how = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in apart}
+    if self.shown:
+      how["shown"] = True
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
       asked = (
@@ -150,26 +159,40 @@ class FewShotTask:
         asked.append(item.fields)  # tests are among them
       if item is not None and self.passages:
         asked.append([self.passages, item.rank])
+      if item is not None and (item.group, item.description) != (None, None):
+        asked.append({"group": item.group, "description": item.description})
       hashes.update(json.dumps(asked).encode())
     return hashes.hexdigest()[:16]
 
   @functools.cached_property
-  def by_answer(self) -> dict[int, "_Candidates"]:
-    """The pool by its golds."""
-    of_gold = collections.defaultdict(list)
+  def by_group(self) -> dict[str | None, dict[int, "_Candidates"]]:
+    """The pool by its groups, and these by their golds."""
+    found: dict[str | None, dict[int, list[Item]]] = collections.defaultdict(
+      lambda: collections.defaultdict(list)
+    )
     for item in self.pool:
-      of_gold[item.gold if self.balanced else 0].append(item)
-    return {gold: _Candidates(of_gold[gold]) for gold in sorted(of_gold)}
+      found[item.group][item.gold if self.balanced else 0].append(item)
+    return {
+      group: {gold: _Candidates(of_gold[gold]) for gold in sorted(of_gold)}
+      for group, of_gold in found.items()
+    }
 
   def demonstrations(self, item: Item, shots: int, seed: int) -> list[Item]:
-    """Returns `shots` other items, of every answer as many, or one more of some.
+    """Returns `shots` other items of the same group, of every answer as many, or one more of some.
 
-    Those of fewer shots are the first of those of more.
+    Those of fewer shots are the first of those of more. Where they are written down, these are the first.
     """
     if not shots:
       return []
-    rounds = math.ceil(shots / max(1, len(self.by_answer)))
-    drawn = {gold: self._draw(item, gold, rounds, seed) for gold in self.by_answer}
+    if self.shown:
+      if shots > len(self.pool):
+        raise ConfigError(
+          f"few-shot task {self.name!r}: has {len(self.pool)} `shown` demonstrations, shots need {shots}"
+        )
+      return list(self.pool[:shots])
+    by_answer = self.by_group.get(item.group, {0: _Candidates(())})
+    rounds = math.ceil(shots / len(by_answer))
+    drawn = {gold: self._draw(item, by_answer, gold, rounds, seed) for gold in by_answer}
     golds = [
       gold
       for r in range(rounds)
@@ -178,12 +201,15 @@ class FewShotTask:
     remaining = {gold: iter(demonstrations) for gold, demonstrations in drawn.items()}
     return [next(remaining[gold]) for gold in golds[:shots]]
 
-  def _draw(self, item: Item, gold: int, count: int, seed: int) -> list[Item]:
-    candidates = self.by_answer[gold]
+  def _draw(
+    self, item: Item, by_answer: Mapping[int, _Candidates], gold: int, count: int, seed: int
+  ) -> list[Item]:
+    candidates = by_answer[gold]
     there = candidates.num_others(item)
     if there < count:
-      of = f" of answer {gold}" if len(self.by_answer) > 1 else ""
+      of = f" of answer {gold}" if len(by_answer) > 1 else ""
       hint = "; a definition may say `balanced: false`" if of else ""
+      of += "" if item.group is None else f" of group {item.group!r}"
       raise ConfigError(f"few-shot task {self.name!r}: has {there} examples{of}, shots need {count}{hint}")
     drawn: dict[str, Item] = {}
     draw = 0
@@ -197,7 +223,8 @@ class FewShotTask:
   def context(self, item: Item, demonstrations: Sequence[Item], choice: int = 0) -> str:
     """Returns a prompt: what the model reads before an answer, or before a choice."""
     answered = [other.answered for other in demonstrations]
-    first = [self.description] if self.description else []
+    description = self.description if item.description is None else item.description
+    first = [description] if description else []
     return self.separator.join([*first, *answered, item.context(choice) if item.contexts else item.query])
 
   def conversation(self, item: Item, demonstrations: Sequence[Item]) -> Conversation:

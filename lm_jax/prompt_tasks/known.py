@@ -113,6 +113,7 @@ _BBH = {
   "web_of_lies": "Evaluate a random boolean function expressed as a word problem.",
   "word_sorting": "Sort a list of words.",
 }
+_STEP_BY_STEP = "Let's think step by step."
 _BIGBENCH_CHOICES = (
   "conceptual_combinations", "logical_deduction", "misconceptions", "novel_concepts", "strategy_qa",
   "understanding_fables",
@@ -172,13 +173,19 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     "mmlu_lite",
     {
       "kind": "choice", "train": "dev.jsonl", "test": "test_25_per_subject.jsonl",
-      # Hendrycks et al. (arXiv:2009.03300): letters are the choices. There, demonstrations are of the same
-      # subject, which a description names; here of any.
+      # Hendrycks et al. (arXiv:2009.03300): letters are the choices, demonstrations are of the same subject,
+      # of which there are 5, and the description names it.
+      "description": "The following are multiple choice questions (with answers) about "
+      "{{subject.replace('_', ' ')}}.",
+      "group": "subject", "balanced": False,
       "query": "{{question.strip()}}\n"
       "{% for c in choices %}{{'ABCD'[loop.index0]}}. {{c}}\n{% endfor %}Answer:",
       "choices": ["A", "B", "C", "D"], "gold": "answer",
       "templates": {
-        "cloze": {"query": "Question: {{question.strip()}}\nAnswer:", "choices": "choices|map('trim')"},
+        "cloze": {
+          "description": "", "query": "Question: {{question.strip()}}\nAnswer:",
+          "choices": "choices|map('trim')",
+        },
       },
     },
   ),
@@ -234,6 +241,13 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
     {
       "kind": "generation", "test": "data.jsonl", "query": "Question: {{context}}\nAnswer:",
       "answer": "{{answer.strip()}}", "metrics": ["quasi_exact_match"],
+      # Of the questions without their options. What is compared are texts: 0.5 is not 1/2.
+      "templates": {
+        "chain_of_thought": {
+          "answer": "{{chain_of_thought.strip()}}\nThe answer is {{answer.strip().removesuffix('.')}}.",
+          "metrics": ["final_answer"], "max_new_tokens": 512, "stop": ["\n\n", "\nQuestion:"],
+        },
+      },
     },
   ),
   **{
@@ -243,6 +257,16 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
         "kind": "generation", "test": f"bbh/{name}.json", "records": "examples", "query": "Q: {{input}}\nA:",
         "answer": "{{target}}", "metrics": ["exact_match"], "max_new_tokens": 64,
         "description": description,
+        "templates": {
+          # The prompts of Suzgun et al., k of whose three demonstrations are shown.
+          "chain_of_thought": {
+            "shown": f"cot-prompts/{name}.txt", "query": f"Q: {{{{input}}}}\nA: {_STEP_BY_STEP}",
+            "answer": "{{reasoning|default('So the answer is ' ~ target ~ '.')}}",
+            "gap": " " if name == "sports_understanding" else "\n",
+            "metrics": ["final_answer"], "max_new_tokens": 512, "stop": ["\n\n", "\nQ:"],
+          },
+          "answer_only": {"shown": f"cot-prompts/{name}.txt"},  # the same ones without the reasoning
+        },
       },
     )
     for name, description in _BBH.items()
@@ -346,14 +370,36 @@ def mbpp_split(rows: list[Row], split: str) -> list[Row]:
   return [row for row in rows if row.fields["task_id"] in _MBPP[split]]
 
 
-def unambiguous(rows: list[Row], split: str) -> list[Row]:
-  """Leaves out rows whose right choice is there twice."""
+def mmlu_split(rows: list[Row], split: str) -> list[Row]:
+  """Leaves out rows whose right choice is there twice, and tells demonstrations apart by their place.
+
+  One of the five of college physics is published twice: without its place there would be four.
+  """
   found = []
-  for row in rows:
+  for number, row in enumerate(rows):
     choices, gold = row.fields["choices"], row.fields["answer"]
     if choices.count(choices[gold]) == 1:
-      found.append(row)
+      found.append(row._replace(fields=row.fields | {"number": number}) if split == "train" else row)
   return found
 
 
-ADAPT = {"mbpp": mbpp_split, "mmlu_lite": unambiguous, "sgd": answered_turns}
+def chains_of_thought(rows: list[Row], split: str) -> list[Row]:
+  """Makes rows {input, reasoning, target} of the paragraphs of a prompt that begin with "Q: "."""
+  if split != "shown":
+    return rows
+  found = []
+  for row in rows:
+    question, is_there, reasoning = row.fields["text"].partition(f"\nA: {_STEP_BY_STEP}")
+    if is_there:
+      target = reasoning.rpartition("the answer is ")[2].removesuffix(".")
+      fields = {
+        "input": question.removeprefix("Q: "), "reasoning": reasoning.strip(), "target": target,
+      }  # fmt: skip
+      found.append(Row(row.where, fields))
+  return found
+
+
+ADAPT = {
+  "mbpp": mbpp_split, "mmlu_lite": mmlu_split, "sgd": answered_turns,
+  **{f"bbh_{name}": chains_of_thought for name in _BBH},
+}  # fmt: skip

@@ -1,4 +1,7 @@
-"""Rows of files that people keep tasks in: .jsonl, .json, .csv, .tsv, and these with .gz."""
+"""Rows of files that people keep tasks in: .jsonl, .json, .csv, .tsv, .txt, and these with .gz.
+
+Of .txt a paragraph is a row, what stands between empty lines; its one field is `text`.
+"""
 
 import codecs
 import csv
@@ -12,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lm_jax.strict import ConfigError, nearest
 
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 
 
 class Row(NamedTuple):
@@ -36,6 +39,8 @@ def read(path: str | Path, columns: Sequence[str] | None = None, records: str | 
     rows = list(_json_lines(path, text))
   elif ending == ".json":
     rows = list(_json_records(path, text, records))
+  elif ending == ".txt":
+    rows = list(_paragraphs(path, text))
   else:
     rows = list(_table(path, text, "\t" if ending == ".tsv" else ",", columns))
   if not rows:
@@ -61,6 +66,16 @@ def _text(path: Path) -> tuple[str, str]:
   except UnicodeDecodeError as error:
     line = data.count(b"\n", 0, error.start) + 1
     raise ConfigError(f"{path} line {line}: is not UTF-8") from None
+
+
+def _paragraphs(path: Path, text: str) -> Iterator[Row]:
+  first, lines = 1, []
+  for number, line in enumerate([*text.replace("\r\n", "\n").split("\n"), ""], 1):
+    if line.strip():
+      first, lines = first if lines else number, [*lines, line]
+    elif lines:
+      yield Row(f"{path} line {first}", {"text": "\n".join(lines)})
+      lines = []
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Row]:
