@@ -113,16 +113,18 @@ def check(s: Settings) -> None:
 def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
   """Returns (template, task) of all that is asked, a task for each of its label words.
 
-  Raises ConfigError for what cannot be. A task's demonstrations are drawn here once, so that too many shots
-  are an error at once.
+  Raises ConfigError for what cannot be. A task's demonstrations are drawn here once for each group, so that
+  too many shots are an error at once.
   """
   found = []
   for name in s.tasks:
     there = prompt_tasks.templates(name)
     for template in there if s.templates == (ALL,) else s.templates:
       task = _task(s, name, template)
+      of_group = {item.group: item for item in task.sample(s.limit)}
       for seed in s.seeds:
-        task.demonstrations(task.sample(1)[0], max(s.shots), seed)
+        for item in of_group.values():
+          task.demonstrations(item, max(s.shots), seed)
       found += [(template, prompt_tasks.with_label_words(task, words)) for words in s.label_words]
   if s.calibrate and not any(task.kind == "choice" for _, task in found):
     raise ConfigError("--calibrate: none of the tasks is of choices, whose likelihoods it is about")
@@ -149,10 +151,12 @@ class Prompt:
 
 def prompts(s: Settings, template: str, task: FewShotTask) -> list[Prompt]:
   """Returns all that differ of one of the `tasks`."""
+  # What is written down is drawn by no seed; what is sampled after it is.
+  seeds = s.seeds[:1] if task.shown and not s.writing.temperature else s.seeds
   return [
     Prompt(template, task.label_words, k, seed, order)
     for k in s.shots
-    for seed in (s.seeds if k else (None,))  # without demonstrations there is nothing to draw,
+    for seed in (seeds if k else (None,))  # without demonstrations there is nothing to draw,
     for order in (s.orders if k > 1 else (0,))  # and one has no order
   ]
 

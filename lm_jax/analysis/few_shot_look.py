@@ -22,6 +22,7 @@ NAMES = look.NAMES | {
   "target_brier": "Target Brier score", "ece": "Expected calibration error",
   "aurc": "Area under the risk-coverage curve", "quasi_exact_match": "Quasi-exact match", "f1": "Token F1",
   "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "final_number": "Final number",
+  "final_answer": "Final answer",
   "choice_letter": "Letter of the choice", "edit_similarity": "Edit similarity", "bleu": "BLEU",
   "chrf": "chrF",
 }  # fmt: skip
@@ -45,7 +46,8 @@ DEFINITIONS = {
   "(arXiv:1805.08206); 0 is best",
 }
 DISCONTINUOUS = (
-  "accuracy", "exact_match", "quasi_exact_match", "final_number", "choice_letter", "pass_at_1",
+  "accuracy", "exact_match", "quasi_exact_match", "final_number", "final_answer", "choice_letter",
+  "pass_at_1",
 )  # fmt: skip
 CONTINUOUS = ("choice_prob", "nll", "f1", "rougeL", "chrf", "bleu", "edit_similarity", "rouge1", "rouge2")
 _LETTERS_PER_INCH = 23  # of the key

@@ -223,7 +223,7 @@ class FewShotTask:
   def context(self, item: Item, demonstrations: Sequence[Item], choice: int = 0) -> str:
     """Returns a prompt: what the model reads before an answer, or before a choice."""
     answered = [other.answered for other in demonstrations]
-    description = self.description if item.description is None else item.description
+    description = self._description(item)
     first = [description] if description else []
     return self.separator.join([*first, *answered, item.context(choice) if item.contexts else item.query])
 
@@ -238,11 +238,15 @@ class FewShotTask:
         f"task {self.name!r}: its answers go on with the text they come after; must be questions with "
         "answers to be asked in a conversation"
       )
-    turns = [("system", self.description)] if self.description else []
+    description = self._description(item)
+    turns = [("system", description)] if description else []
     for other in demonstrations:
       answer = other.answered.removeprefix(other.query).strip()
       turns += [("user", other.query), ("assistant", answer)]
     return Conversation((*turns, ("user", item.query)))
+
+  def _description(self, item: Item) -> str:
+    return self.description if item.description is None else item.description
 
   def prompt(self, item: Item, shots: int, seed: int) -> str:
     """Returns the description, the demonstrations, answered, and the query."""
