@@ -66,7 +66,7 @@ _KINDS = {_DEFINE[int]: "an integer", _DEFINE[float]: "a number", _DEFINE[bool]:
 GENERATION = {
   "max_new_tokens": "tokens of a continuation, at most",
   "num_return_sequences": "continuations of each prompt",
-  "temperature": "below 1 the likely becomes likelier; 0: the most likely token, always",
+  "temperature": "below 1 the likely becomes likelier; 0: the most likely token, always (evaluate, answer)",
   "top_k": "draw from the so many most likely tokens",
   "top_p": "draw from the most likely tokens of so much probability together",
   "min_p": "draw from the tokens at least so many times as likely as the most likely one",
