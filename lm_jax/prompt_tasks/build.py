@@ -34,20 +34,27 @@ def build(
   items = {name: tuple(renderer.item(row) for row in there) for name, there in rows.items()}
   for name, there in items.items():
     _refuse_duplicates(d, rows[name], there)
+    if not any(item.answerable for item in there):
+      raise ConfigError(
+        f"task {d.name!r}.answerable={d.answerable!r}: is false of all {len(there)} {name} rows; must be "
+        "true of some"
+      )
   # Each is asked once; to draw from, a text that is there twice is there twice.
   asked = tuple({item.id: item for item in items[split]}.values())
+  pool = tuple(item for item in items.get("train", asked) if item.answerable)
   return FewShotTask(
-    d.name, asked, items.get("train", asked), t.separator, t.description, d.kind,
+    d.name, asked, pool, t.separator, t.description, d.kind,
     None if template == DEFAULT and not d.templates else template, d.balanced and d.kind == "choice", d.stop,
     d.max_new_tokens, d.metrics, d.program, t.gap, passages=book.num_retrieved if book else 0,
   )  # fmt: skip
 
 
 def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
-  path = getattr(d, split)
-  if path is None:
+  paths = getattr(d, split)
+  if not paths:
     raise ConfigError(f"task {d.name!r}: has no {split} rows; give the definition `{split}: FILE`")
-  rows = row_files.read(path, d.columns, d.records)
+  paths = (paths,) if isinstance(paths, str) else paths
+  rows = [row for path in paths for row in row_files.read(path, d.columns, d.records)]
   return adapt(rows, split) if adapt else rows
 
 
@@ -62,7 +69,10 @@ class _Renderer:
     }
     if d.program is not None:
       self._texts["program"] = expressions.text(d.program, where + "program")
-    sources = {"gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts}
+    sources = {
+      "gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts,
+      "answerable": d.answerable,
+    }  # fmt: skip
     if isinstance(t.choices, str):
       sources["choices"] = t.choices
     self._values = {
@@ -76,11 +86,11 @@ class _Renderer:
     # Of labels that stand for themselves: all that there are.
     self._labels: tuple[str, ...] = ()
     if d.kind == "choice" and t.choices is None and t.contexts is None:
-      self._labels = tuple(sorted({str(self._values["gold"](*row)) for row in rows}))
+      self._labels = tuple(sorted({str(self._values["gold"](*row)) for row in rows if self._answerable(row)}))
 
   def item(self, row: Row) -> Item:
     d = self._d
-    identity = self._identity(row)  # the same whatever is read
+    identity, answerable = self._identity(row), self._answerable(row)  # the same whatever is read
     row = self._book.opened(row) if self._book else row
     contexts = None if "contexts" not in self._values else self._list(row, "contexts")
     query = self._texts["query"](*row) if contexts is None else ""
@@ -88,9 +98,14 @@ class _Renderer:
       _check_query(row, one)
     if d.kind == "choice":
       choices = self._of_row(row) if contexts is None else (self._texts["answer"](*row),) * len(contexts)
-      gold = self._gold(row, choices if contexts is None else contexts)
+      gold = self._gold(row, choices if contexts is None else contexts) if answerable else 0
       choices = tuple(self._after_gap(row, one) for one in choices)
-      return Item(identity, query, choices, gold, contexts, neutral=self._neutral(row), fields=row.fields)
+      neutral = self._neutral(row) if answerable else ()
+      return Item(
+        identity, query, choices, gold, contexts, neutral=neutral, fields=row.fields, answerable=answerable
+      )
+    if not answerable:
+      return Item(identity, query, fields=row.fields, answerable=False)
     answer = self._texts["answer"](*row)
     written = self._after_gap(row, answer)
     if d.kind == "continuation":
@@ -101,6 +116,14 @@ class _Renderer:
       self._texts["program"](row.where, row.fields | {"completion": answer})
     rank = self._book.rank(row, references) if self._book else None
     return Item(identity, query, references=references, written=written, fields=row.fields, rank=rank)
+
+  def _answerable(self, row: Row) -> bool:
+    if "answerable" not in self._values:
+      return True
+    found = self._values["answerable"](*row)
+    if not isinstance(found, bool):
+      raise ConfigError(f"{row.where}: answerable is {found!r}, must be true or false")
+    return found
 
   def _neutral(self, row: Row) -> tuple[str, ...]:
     content = self._d.content

@@ -12,6 +12,10 @@ A definition is a YAML file (or a table of `known.py`). This is a whole one:
 Texts are Jinja templates over the fields of a row. What picks a value (`gold`, `references`, `choices` where
 it is no list) is a Jinja expression: `label`, `answers[0]`, `label|int + 1`. Both run in Jinja's sandbox.
 Names of files are relative to the folder of the definition, or absolute; they may be of any folder.
+
+With `answerable: label != "none"` rows of which that is false are questions without an answer. They are asked
+as all others are, to see whether the model's confidence tells them apart (lm_jax/abstention.py). They need no
+gold or references, have no part in scores of answers, and are never demonstrations.
 """
 
 import dataclasses
@@ -47,6 +51,7 @@ ONLY = {
   "gold": ("choice",),
   "references": ("generation", "code"),
   "program": ("code",),
+  "answerable": ("choice", "generation"),
 }
 # What a definition may name as `metrics`: those of answer_metrics.METRICS.
 METRICS = (
@@ -99,9 +104,10 @@ class Definition(Template):
 
   name: str = ""  # default: the file's
   kind: Kind = "choice"
-  test: str = ""  # file of the rows that are asked: .jsonl, .json, .csv or .tsv, or one of these with .gz
-  train: str | None = None  # of demonstrations; those of `test`, less the one that is asked
-  dev: str | None = None  # what templates are chosen on
+  # File of the rows that are asked: .jsonl, .json, .csv or .tsv, or one of these with .gz; or a list of them.
+  test: str | tuple[str, ...] = ""
+  train: str | tuple[str, ...] | None = None  # of demonstrations; those of `test`, less the one that is asked
+  dev: str | tuple[str, ...] | None = None  # what templates are chosen on
   columns: tuple[str, ...] | None = None  # of .csv and .tsv without a line of names
   records: str | None = None  # of .json: the field that holds the rows
   id: str | None = None  # expression; default: a hash of the row
@@ -110,6 +116,7 @@ class Definition(Template):
   # Of a choice: the field of a row that holds its content, for contextual calibration (arXiv:2102.09690).
   content: str | None = None
   program: str | None = None  # of code: what is run, with `completion` for what the model wrote
+  answerable: str | None = None  # expression, true or false: whether there is an answer; default: always
   stop: tuple[str, ...] = ("\n",)  # what a written answer ends before
   max_new_tokens: int = 64
   balanced: bool = True  # demonstrations are of every gold as many
@@ -226,12 +233,19 @@ def read(path: Path) -> Definition:
 
 def placed(d: Definition, folder: Path, where: str) -> Definition:
   """Returns a definition whose files are those of a folder, which must be there."""
-  given = {name: getattr(d, name) for name in ("test", "train", "dev") if getattr(d, name)}
-  paths = {name: folder / Path(file).expanduser() for name, file in given.items()}
-  for name, path in paths.items():
+
+  def there(file: str, field: str) -> str:
+    path = folder / Path(file).expanduser()
     if not path.is_file():
       around = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-      raise ConfigError(f"{where}.{name}={given[name]!r}: no such file{did_you_mean(path.name, around)}")
+      raise ConfigError(f"{where}.{field}={file!r}: no such file{did_you_mean(path.name, around)}")
+    return str(path)
+
+  paths = {
+    name: there(given, name) if isinstance(given, str) else tuple(there(file, name) for file in given)
+    for name in ("test", "train", "dev")
+    if (given := getattr(d, name))
+  }
   knowledge = d.knowledge
   if knowledge is not None:
     documents = folder / Path(knowledge.documents).expanduser()
@@ -242,4 +256,4 @@ def placed(d: Definition, folder: Path, where: str) -> Definition:
         f"{did_you_mean(documents.name, around)}"
       )
     knowledge = dataclasses.replace(knowledge, documents=str(documents))
-  return dataclasses.replace(d, knowledge=knowledge, **{name: str(path) for name, path in paths.items()})
+  return dataclasses.replace(d, knowledge=knowledge, **paths)

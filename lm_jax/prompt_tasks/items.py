@@ -34,6 +34,7 @@ class Item:
     fields: of the row.
     rank: of a task that retrieves passages: that of the first one that holds the answer, from 1; None where
       none of them does.
+    answerable: whether there is an answer; without one, gold and references mean nothing.
   """
 
   id: str
@@ -46,6 +47,7 @@ class Item:
   neutral: tuple[str, ...] = ()
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
   rank: int | None = None
+  answerable: bool = True
 
   @property
   def answered(self) -> str:
@@ -121,7 +123,7 @@ class FewShotTask:
         if item is None
         else [
           item.id,
-          item.answered,
+          item.answered if item.answerable else item.query,
           item.choices,
           item.contexts,
           item.references,
@@ -132,6 +134,8 @@ class FewShotTask:
         asked.append(item.fields)  # tests are among them
       if item is not None and self.passages:
         asked.append([self.passages, item.rank])
+      if item is not None and not item.answerable:
+        asked.append({"answerable": False})
       hashes.update(json.dumps(asked).encode())
     return hashes.hexdigest()[:16]
 
