@@ -181,6 +181,24 @@ def auroc(confidence_N: np.ndarray, correct_N: np.ndarray) -> float | None:
   return float((rank_sum - right * (right + 1) / 2) / (right * wrong))
 
 
+def auroc_stderr(confidence_N: np.ndarray, correct_N: np.ndarray) -> float | None:
+  """Returns the standard error of `auroc` for other items (DeLong et al. 1988, Biometrics 44, 837-845).
+
+  It is that of the mean over the right answers of how many wrong ones each outranks, and the same the other
+  way round, the two being independent; None where there are not two of each.
+  """
+  confidence_N, correct_N = _checked(confidence_N, correct_N)
+  right_N = correct_N == 1
+  right, wrong = int(right_N.sum()), int((~right_N).sum())
+  if min(right, wrong) < 2:
+    return None
+  # An answer's rank among all less that among its own kind: how many of the other kind it outranks.
+  rank_N = stats.rankdata(confidence_N)
+  above_R = (rank_N[right_N] - stats.rankdata(confidence_N[right_N])) / wrong
+  above_W = (rank_N[~right_N] - stats.rankdata(confidence_N[~right_N])) / right
+  return math.sqrt(above_R.var(ddof=1) / right + above_W.var(ddof=1) / wrong)
+
+
 # --- questions without an answer --------------------------------------------------------------------
 
 

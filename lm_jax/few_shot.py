@@ -1,8 +1,11 @@
 """Few-shot prompting: what a model answers after k demonstrations, and what that is worth."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from lm_jax import few_shot_scores
 from lm_jax.config import Config
@@ -98,7 +101,9 @@ def _scored(
     scores = few_shot_scores.of_continuation(found[0])
   else:
     scores = few_shot_scores.of_choice(asked.item, found, *without)
-  return Result(asked, scores, tuple(one.log_p for one in found), tuple(one.num_tokens for one in found))
+  log_p, num_tokens = (tuple(getattr(one, name) for one in found) for name in ("log_p", "num_tokens"))
+  sure = few_shot_scores.choice_probabilities(np.array(log_p)).max() if task.kind == "choice" else None
+  return Result(asked, scores, log_p, num_tokens, confidence=None if sure is None else float(sure))
 
 
 def _written(
@@ -118,9 +123,10 @@ def _written(
   )  # fmt: skip
   answers = reader.write([one.contexts[0] for one in asked], g, progress)
   if task.kind == "generation":
+    sure = _confidence(reader, [(one.contexts[0], of[0]) for one, of in zip(asked, answers, strict=True)])
     return [
-      Result(one, few_shot_scores.of_written(task, one.item, of), written=tuple(of))
-      for one, of in zip(asked, answers, strict=True)
+      Result(one, few_shot_scores.of_written(task, one.item, of), written=tuple(of), confidence=confidence)
+      for one, of, confidence in zip(asked, answers, sure, strict=True)
     ]
   render = expressions.text(task.program, f"task {task.name!r}.program")
   programs = [
@@ -135,6 +141,39 @@ def _written(
     reasons = tuple(outcome.reason for outcome in found)
     results.append(Result(one, few_shot_scores.of_code(found), written=tuple(of), outcomes=reasons))
   return results
+
+
+def _confidence(reader: Reader, written: Sequence[tuple[str, str]]) -> list[float | None]:
+  """Returns the log p of each (context, answer) for a token of it, see `few_shot_scores.Result`.
+
+  Written answers are read again, so that any reader can tell, and the end of the answer is no part of it.
+  """
+  worded = [request for request in written if request[1].strip()]
+  found = iter(_likelihoods(reader, worded))
+  sure: list[float | None] = []
+  for _, answer in written:
+    one = next(found) if answer.strip() else None
+    known = one is not None and not one.cut
+    sure.append(-math.inf if not answer.strip() else one.log_p / one.num_tokens if known else None)
+  return sure
+
+
+def _likelihoods(reader: Reader, requests: Sequence[tuple[str, str]]) -> list[Likelihood | None]:
+  """Returns the likelihoods of requests, None of those that cannot be read.
+
+  What a model wrote may become one token with the end of the prompt, or be more tokens when it is read than
+  when it was written. One such request is an error of all that are made together: they are halved until it is
+  found.
+  """
+  if not requests:
+    return []
+  try:
+    return list(reader.loglikelihood(requests, None))
+  except ConfigError:
+    if len(requests) == 1:
+      return [None]
+    middle = len(requests) // 2
+    return _likelihoods(reader, requests[:middle]) + _likelihoods(reader, requests[middle:])
 
 
 def check_code(task: FewShotTask, is_allowed: bool) -> None:

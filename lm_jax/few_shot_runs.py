@@ -4,7 +4,8 @@ A folder of results holds
 
     results.jsonl      a row for every metric of every (model, task, template, words, seed, order, shots)
     cells/KEY.json     the rows of one of these
-    items/KEY.parquet  what the model made of every item: prompt's hash, log p of choices, answers, scores
+    items/KEY.parquet  what the model made of every item: prompt's hash, log p of choices, answers, scores,
+                       confidence and, where some have no answer, its threshold (lm_jax/abstention.py)
 
 KEY is a hash of all that decides the numbers: the model, its weights, the task's texts, and the settings.
 What is there under its key is not computed again, whoever computed it; results.jsonl is made of all cells.
@@ -22,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas
 
-from lm_jax import few_shot, prompt_tasks, quantize, records, scaling, strict, uncertainty
+from lm_jax import few_shot, few_shot_scores, prompt_tasks, quantize, records, scaling, strict, uncertainty
 from lm_jax.data.progress import Progress
 from lm_jax.few_shot import Asked, Labels, Result, RunCode, TooLong, Writing
 from lm_jax.pretrained import Pretrained
@@ -392,7 +393,11 @@ def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
 
 def _table(cell: _Cell, results: Sequence[Result]) -> pandas.DataFrame:
   where = {"task": cell.task.name, **_columns(cell.prompt)}
-  return pandas.DataFrame([where | _of_item(result) for result in results])
+  rows = [where | _of_item(result) for result in results]
+  if any(not item.answerable for item in cell.task.items):
+    found = few_shot_scores.thresholds(cell.task, results)
+    rows = [row | {"threshold": one} for row, one in zip(rows, found, strict=True)]
+  return pandas.DataFrame(rows)
 
 
 def _keep(folder: Path, cell: _Cell, rows: Sequence[dict[str, Any]], table: pandas.DataFrame) -> None:
@@ -408,7 +413,9 @@ def _of_item(result: Result) -> dict[str, Any]:
   return {
     "item": asked.item.id, "prompt_hash": asked.digest,
     "demonstrations": [other.id for other in asked.demonstrations or ()],
-    "gold": asked.item.gold if asked.item.choices else None, "log_p": list(result.log_p),
+    "answerable": asked.item.answerable,
+    "gold": asked.item.gold if asked.item.choices and asked.item.answerable else None,
+    "confidence": result.confidence, "log_p": list(result.log_p),
     "num_tokens": list(result.num_tokens), "written": list(result.written),
     "outcomes": list(result.outcomes), **result.scores,
   }  # fmt: skip

@@ -22,6 +22,11 @@ mean, of a corpus metric that of the first; NAME_majority is that of the answer 
   recall_at_k, reciprocal_rank   where passages of a knowledge base are retrieved, r the rank of the first one
                   that holds the answer: 1 if r <= k (the top-k retrieval accuracy of arXiv:2004.04906); 1/r.
                   Both are 0 where no passage that was retrieved holds it.
+  aurc, auroc     over all items of the task's first score, where that is 0 or 1: lm_jax/confidence.py, the
+                  confidence being log p / tokens of the first sample, which is what is scored here.
+Of items without an answer none of these. Of a task that has such items, lm_jax/abstention.py, the score of an
+answer being its accuracy or the task's first one, of the first sample:
+  abstention_auroc, abstention_score, abstention_rate, hallucination_rate
 Of code:
   pass_at_k       the chance that one of k samples passes its tests (arXiv:2107.03374), for k that are asked.
 """
@@ -32,7 +37,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lm_jax import answer_metrics, confidence, metrics, uncertainty
+from lm_jax import abstention, answer_metrics, confidence, metrics, uncertainty
+from lm_jax.abstention import CrossFit
 from lm_jax.few_shot_prompts import Asked
 from lm_jax.prompt_tasks import FewShotTask, Item
 from lm_jax.sandbox import Outcome
@@ -70,6 +76,9 @@ class Result:
     num_tokens: of each choice.
     written: samples of an answer, where the model writes.
     outcomes: of each sample of code: "passed", or why not.
+    confidence: in the answer: of a choice the largest p, normalized over the choices; of a written one
+      log p / tokens of the first sample, nats (length-normalized as by Malinin and Gales, arXiv:2002.07650:
+      a sum falls with every token, whatever it says), -inf of one without words. None: it is not known.
   """
 
   asked: Asked
@@ -78,6 +87,7 @@ class Result:
   num_tokens: tuple[int, ...] = ()
   written: tuple[str, ...] = ()
   outcomes: tuple[str, ...] = ()
+  confidence: float | None = None
 
 
 # --- one item ---------------------------------------------------------------------------------------
@@ -89,12 +99,14 @@ def of_choice(
   premise: Sequence[Likelihood] | None = None,
   *neutral: Sequence[Likelihood],
 ) -> dict[str, float]:
-  """Returns the scores of one item, given the likelihood of each of its choices.
+  """Returns the scores of one item, given the likelihood of each of its choices; none without an answer.
 
   Args:
     premise: the same after a mere "Answer:"; with it, accuracy_mutual_info is added.
     neutral: the same after each query without content; with any, calibrated scores are added.
   """
+  if not item.answerable:
+    return {}
   log_p = np.array([choice.log_p for choice in found])
   bare = [choice.strip() for choice in item.choices]
   characters, num_bytes = (np.array([len(x) for x in texts]) for texts in (bare, [b.encode() for b in bare]))
@@ -137,7 +149,12 @@ def of_continuation(found: Likelihood) -> dict[str, float]:
 
 
 def of_written(task: FewShotTask, item: Item, samples: Sequence[str]) -> dict[str, float]:
-  """Returns the scores of a written answer; those of a corpus are of no single item."""
+  """Returns the scores of a written answer; those of a corpus are of no single item.
+
+  There are none where there is no right answer.
+  """
+  if not item.answerable:
+    return {}
   scores = {}
   for name in task.metrics or MAIN[task.kind]:
     metric = answer_metrics.METRICS[name]
@@ -174,8 +191,15 @@ def means(task: FewShotTask, results: Sequence[Result], shots: int) -> list[Scor
   Of no items at all the main scores are there, and missing.
   """
   where = {"n_shots": shots, "prompt_id": task.template, "task": task.name}
+  scores = _of_answers(task, [result for result in results if result.asked.item.answerable])
+  if any(not item.answerable for item in task.items):
+    scores += _of_abstention(task, results)
+  return [dataclasses.replace(score, **where) for score in scores]
+
+
+def _of_answers(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
   if not results:
-    return [Score(name, None, None, 0, **where) for name in task.metrics or MAIN[task.kind]]
+    return [Score(name, None, None, 0) for name in task.metrics or MAIN[task.kind]]
   items = [result.asked.item for result in results]
   chance = float(np.mean([1 / len(item.choices) for item in items])) if task.kind == "choice" else None
   scores = []
@@ -185,22 +209,39 @@ def means(task: FewShotTask, results: Sequence[Result], shots: int) -> list[Scor
   if task.kind == "choice":
     scores += _of_confidence(results)
   if task.kind == "generation":
-    scores += _of_corpus(task, results)
-  return [dataclasses.replace(score, **where) for score in scores]
+    scores += _of_corpus(task, results) + _of_written_confidence(task, results)
+  return scores
 
 
 def _of_confidence(results: Sequence[Result]) -> list[Score]:
   p = [choice_probabilities(np.array(result.log_p)) for result in results]
   confidence_N = np.array([one.max() for one in p])
   correct_N = np.array([one.argmax() == r.asked.item.gold for one, r in zip(p, results, strict=True)])
+  measures = {"ece": confidence.expected_calibration_error, "aurc": confidence.aurc}
+  return [_with_bootstrap(name, of, confidence_N, correct_N) for name, of in measures.items()]
+
+
+def _with_bootstrap(
+  name: str, of: Callable[[np.ndarray, np.ndarray], float], confidence_N: np.ndarray, correct_N: np.ndarray
+) -> Score:
   both_N2 = np.stack([confidence_N, correct_N], axis=1)
-  found = []
-  for name, of in (("ece", confidence.expected_calibration_error), ("aurc", confidence.aurc)):
-    estimate = uncertainty.bootstrap(
-      both_N2, lambda rows, of=of: of(rows[:, 0], rows[:, 1]), n_resamples=_RESAMPLES
-    )
-    found.append(Score(name, estimate.value, estimate.stderr, estimate.n_items))
-  return found
+  found = uncertainty.bootstrap(both_N2, lambda rows: of(rows[:, 0], rows[:, 1]), n_resamples=_RESAMPLES)
+  return Score(name, found.value, found.stderr, found.n_items)
+
+
+def _auroc(name: str, confidence_N: np.ndarray, correct_N: np.ndarray) -> Score:
+  value, stderr = (of(confidence_N, correct_N) for of in (confidence.auroc, confidence.auroc_stderr))
+  return Score(name, value, stderr, len(confidence_N))
+
+
+def _of_written_confidence(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
+  name, (judged, score_N) = _first_of_items(task), _judged(task, results)
+  if not judged or answer_metrics.METRICS[name].continuous:
+    return []
+  confidence_N = np.array([result.confidence for result in judged])
+  return [
+    _with_bootstrap("aurc", confidence.aurc, confidence_N, score_N), _auroc("auroc", confidence_N, score_N)
+  ]  # fmt: skip
 
 
 def _of_corpus(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
@@ -211,3 +252,71 @@ def _of_corpus(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
     for name in task.metrics
     if answer_metrics.METRICS[name].of_corpus is not None
   ]
+
+
+# --- items without an answer ------------------------------------------------------------------------
+
+
+def thresholds(task: FewShotTask, results: Sequence[Result]) -> list[float | None]:
+  """Returns the threshold of confidence that each item is judged at; None where there is none."""
+  judged, fit = _cross_fit(task, results)
+  if fit is None:
+    return [None] * len(results)
+  found = zip((result.asked.item.id for result in judged), fit.threshold_N.tolist(), strict=True)
+  of_item = {item: None if math.isnan(threshold) else threshold for item, threshold in found}
+  return [of_item.get(result.asked.item.id) for result in results]
+
+
+def _of_abstention(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
+  judged, fit = _cross_fit(task, results)
+  if fit is None:
+    return [Score(name, None, None, 0) for name in abstention.METRICS]
+  answerable_N = np.array([result.asked.item.answerable for result in judged])
+  per_item = {
+    "abstention_score": fit.score_N, "abstention_rate": 1 - fit.answered_N,
+    "hallucination_rate": fit.answered_N[~answerable_N],
+  }  # fmt: skip
+  found = [_auroc("abstention_auroc", np.array([result.confidence for result in judged]), answerable_N)]
+  for name, x_N in per_item.items():
+    value, stderr, n = metrics.mean_and_stderr(x_N)
+    found.append(Score(name, value if n else None, stderr, n))
+  return found
+
+
+def _cross_fit(task: FewShotTask, results: Sequence[Result]) -> tuple[list[Result], CrossFit | None]:
+  """Returns the results that can be judged, as they are; no judgment where these are of one kind only."""
+  judged, score_N = _judged(task, results)
+  answerable_N = np.array([result.asked.item.answerable for result in judged])
+  if len(set(answerable_N.tolist())) < 2:
+    return judged, None
+  confidence_N = np.array([result.confidence for result in judged])
+  ids = [result.asked.item.id for result in judged]
+  return judged, abstention.cross_fit(confidence_N, score_N, answerable_N, ids)
+
+
+def _judged(task: FewShotTask, results: Sequence[Result]) -> tuple[list[Result], np.ndarray]:
+  """Returns the results whose confidence is known, and the score of the answers that it is about.
+
+  That is the accuracy, or the task's first score of single items; of no account where there is no answer.
+  Where the task has none, or an item's is missing, there is no result.
+  """
+  name = _first_of_items(task)
+  if name is None:
+    return [], np.zeros(0)
+  known = [result for result in results if result.confidence is not None]
+  score_N = np.array([_score(name, result) if result.asked.item.answerable else 0.0 for result in known])
+  there_N = ~np.isnan(score_N)
+  return [result for result, there in zip(known, there_N, strict=True) if there], score_N[there_N]
+
+
+def _first_of_items(task: FewShotTask) -> str | None:
+  names = task.metrics or MAIN[task.kind]
+  written = task.kind == "generation"
+  return next((n for n in names if not written or answer_metrics.METRICS[n].of_corpus is None), None)
+
+
+def _score(name: str, result: Result) -> float:
+  """Returns a score of the answer whose confidence is known: of several samples the first."""
+  if not result.written:
+    return result.scores[name]
+  return float(answer_metrics.METRICS[name].of_item(result.written[0], result.asked.item.references))

@@ -196,7 +196,7 @@ def select(
 
 def item_metrics(task: FewShotTask, samples: int = 1) -> tuple[str, ...]:
   """Returns the scores that a single item of a task has."""
-  item, read = task.items[0], Likelihood(-1.0, 1, False)
+  item, read = next(item for item in task.items if item.answerable), Likelihood(-1.0, 1, False)
   if task.kind == "choice":
     return tuple(few_shot_scores.of_choice(item, [read] * len(item.choices)))
   if task.kind == "continuation":
@@ -326,8 +326,8 @@ def _asked(
 
 
 def item_scores(table: pandas.DataFrame, metric: str) -> pandas.Series:
-  """Returns {item: score}; of a table without any item, none."""
-  if table.empty:
+  """Returns {item: score}; of a table without any item, or without any that has an answer, none."""
+  if metric not in table:
     return pandas.Series(dtype=np.float64)
   return table.drop_duplicates("item").set_index("item")[metric].dropna()
 

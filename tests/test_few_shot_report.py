@@ -569,7 +569,7 @@ def test_tasks_without_choices(tmp_path):
     "metrics: [exact_match, f1]\nmax_new_tokens: 5\n"
   )
   rows = ask(tmp_path / "w", tmp_path / "write.yaml", shots=(0, 1))
-  assert {row["metric"] for row in rows} == {"exact_match", "f1"}
+  assert {row["metric"] for row in rows} == {"exact_match", "f1", "aurc", "auroc"}
   page = few_shot_report.write(tmp_path / "w")
   figures = {path.name.split(".")[0] for path in (page.parent / "figures").iterdir()}
   assert figures == {"score_vs_shots"}

@@ -15,10 +15,10 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "confidence", "config", "decode_config", "devices", "environment", "finetune_config",
-    "generation_config", "lm_eval_plugin", "model_config", "parametrization", "presets", "records", "rundir",
-    "sandbox", "sandbox_linux", "sandbox_process", "scaling", "schedule", "scores", "startup", "strict",
-    "task_configs", "text_config", "tokenizers", "uncertainty",
+    "__init__", "abstention", "confidence", "config", "decode_config", "devices", "environment",
+    "finetune_config", "generation_config", "lm_eval_plugin", "model_config", "parametrization", "presets",
+    "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling", "schedule", "scores",
+    "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (

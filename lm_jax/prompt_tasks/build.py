@@ -37,13 +37,19 @@ def build(
   items = {name: tuple(renderer.item(row) for row in there) for name, there in rows.items()}
   for name, there in items.items():
     _refuse_duplicates(d, rows[name], there)
+    if not any(item.answerable for item in there):
+      raise ConfigError(
+        f"task {d.name!r}.answerable={d.answerable!r}: is false of all {len(there)} {name} rows; must be "
+        "true of some"
+      )
   # Each is asked once; to draw from, a text that is there twice is there twice.
   unique = {item.id: (row, item) for row, item in zip(rows[split], items[split], strict=True)}
   asked = tuple(renderer.described(row, item) for row, item in unique.values())
   if t.shown is not None:
     _refuse_shown(list(unique.values()), items["shown"])
+  pool = items.get("shown", items.get("train", asked))
   return FewShotTask(
-    d.name, asked, items.get("shown", items.get("train", asked)), t.separator, t.description, d.kind,
+    d.name, asked, tuple(item for item in pool if item.answerable), t.separator, t.description, d.kind,
     None if template == DEFAULT and not _has_other_wordings(d) else template,
     d.balanced and d.kind == "choice", t.stop, t.max_new_tokens, t.metrics, d.program, t.gap,
     passages=book.num_retrieved if book else 0, shown=t.shown is not None,
@@ -56,10 +62,11 @@ def _has_other_wordings(d: Definition) -> bool:
 
 
 def _rows(d: Definition, split: str, adapt: Adapt | None) -> list[Row]:
-  path = getattr(d, split)
-  if path is None:
+  paths = getattr(d, split)
+  if not paths:
     raise ConfigError(f"task {d.name!r}: has no {split} rows; give the definition `{split}: FILE`")
-  rows = row_files.read(path, d.columns, d.records)
+  paths = (paths,) if isinstance(paths, str) else paths
+  rows = [row for path in paths for row in row_files.read(path, d.columns, d.records)]
   return adapt(rows, split) if adapt else rows
 
 
@@ -83,6 +90,7 @@ class _Renderer:
       self._texts["program"] = expressions.text(d.program, where + "program")
     sources = {
       "gold": d.gold, "id": d.id, "references": d.references, "contexts": t.contexts, "group": d.group,
+      "answerable": d.answerable,
     }  # fmt: skip
     if isinstance(t.choices, str):
       sources["choices"] = t.choices
@@ -97,11 +105,11 @@ class _Renderer:
     # Of labels that stand for themselves: all that there are.
     self._labels: tuple[str, ...] = ()
     if d.kind == "choice" and t.choices is None and t.contexts is None:
-      self._labels = tuple(sorted({str(self._values["gold"](*row)) for row in rows}))
+      self._labels = tuple(sorted({str(self._values["gold"](*row)) for row in rows if self._answerable(row)}))
 
   def item(self, row: Row) -> Item:
     d = self._d
-    identity = self._identity(row)  # the same whatever is read
+    identity, answerable = self._identity(row), self._answerable(row)  # the same whatever is read
     group = self._name(row, "group") if "group" in self._values else None
     row = self._book.opened(row) if self._book else row
     contexts = None if "contexts" not in self._values else self._list(row, "contexts")
@@ -110,10 +118,15 @@ class _Renderer:
       _check_query(row, one)
     if d.kind == "choice":
       choices = self._of_row(row) if contexts is None else (self._texts["answer"](*row),) * len(contexts)
-      gold = self._gold(row, choices if contexts is None else contexts)
+      gold = self._gold(row, choices if contexts is None else contexts) if answerable else 0
       choices = tuple(self._after_gap(row, one) for one in choices)
-      neutral = self._neutral(row)
-      return Item(identity, query, choices, gold, contexts, neutral=neutral, fields=row.fields, group=group)
+      neutral = self._neutral(row) if answerable else ()
+      return Item(
+        identity, query, choices, gold, contexts, neutral=neutral, fields=row.fields, group=group,
+        answerable=answerable,
+      )  # fmt: skip
+    if not answerable:
+      return Item(identity, query, fields=row.fields, group=group, answerable=False)
     answer = self._texts["answer"](*row)
     written = self._after_gap(row, answer)
     if d.kind == "continuation":
@@ -131,6 +144,14 @@ class _Renderer:
     """Returns an item that is asked, with the description that it has in the place of its template."""
     description = self._texts["description"](row.where, item.fields)
     return item if description == self._t.description else dataclasses.replace(item, description=description)
+
+  def _answerable(self, row: Row) -> bool:
+    if "answerable" not in self._values:
+      return True
+    found = self._values["answerable"](*row)
+    if not isinstance(found, bool):
+      raise ConfigError(f"{row.where}: answerable is {found!r}, must be true or false")
+    return found
 
   def _neutral(self, row: Row) -> tuple[str, ...]:
     content = self._d.content

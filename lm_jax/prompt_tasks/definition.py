@@ -16,6 +16,10 @@ Jinja's sandbox.
 Demonstrations are drawn for each item from `train`; with `group`, from the rows of its own group there. With
 `shown` they are written down instead, the same ones for every item: k shots are the first k of them.
 Names of files are relative to the folder of the definition, or absolute; they may be of any folder.
+
+With `answerable: label != "none"` rows of which that is false are questions without an answer. They are asked
+as all others are, to see whether the model's confidence tells them apart (lm_jax/abstention.py). They need no
+gold or references, have no part in scores of answers, and are never demonstrations.
 """
 
 import dataclasses
@@ -52,6 +56,7 @@ ONLY = {
   "gold": ("choice",),
   "references": ("generation", "code"),
   "program": ("code",),
+  "answerable": ("choice", "generation"),
 }
 # What a definition may name as `metrics`: those of answer_metrics.METRICS.
 METRICS = (
@@ -109,9 +114,10 @@ class Definition(Template):
 
   name: str = ""  # default: the file's
   kind: Kind = "choice"
-  test: str = ""  # file of the rows that are asked: .jsonl, .json, .csv or .tsv, or one of these with .gz
-  train: str | None = None  # of demonstrations; those of `test`, less the one that is asked
-  dev: str | None = None  # what templates are chosen on
+  # File of the rows that are asked: .jsonl, .json, .csv or .tsv, or one of these with .gz; or a list of them.
+  test: str | tuple[str, ...] = ""
+  train: str | tuple[str, ...] | None = None  # of demonstrations; those of `test`, less the one that is asked
+  dev: str | tuple[str, ...] | None = None  # what templates are chosen on
   columns: tuple[str, ...] | None = None  # of .csv and .tsv without a line of names
   records: str | None = None  # of .json: the field that holds the rows
   id: str | None = None  # expression; default: a hash of the row
@@ -120,6 +126,7 @@ class Definition(Template):
   # Of a choice: the field of a row that holds its content, for contextual calibration (arXiv:2102.09690).
   content: str | None = None
   program: str | None = None  # of code: what is run, with `completion` for what the model wrote
+  answerable: str | None = None  # expression, true or false: whether there is an answer; default: always
   group: str | None = None  # expression: demonstrations are of the same, e.g. the subject of an exam
   balanced: bool = True  # demonstrations are of every gold as many; with `group`, of each that the group has
   knowledge: Knowledge | None = None
@@ -262,7 +269,11 @@ def placed(d: Definition, folder: Path, where: str) -> Definition:
     shown = t.shown
     return dataclasses.replace(t, shown=there(shown, f"{place}shown")) if isinstance(shown, str) else t
 
-  paths = {name: there(file, name) for name in ("test", "train", "dev") if (file := getattr(d, name))}
+  paths = {
+    name: there(given, name) if isinstance(given, str) else tuple(there(file, name) for file in given)
+    for name in ("test", "train", "dev")
+    if (given := getattr(d, name))
+  }
   templates = {name: with_shown(t, f"templates.{name}.") for name, t in d.templates.items()}
   knowledge = d.knowledge
   if knowledge is not None:

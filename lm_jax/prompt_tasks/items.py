@@ -36,6 +36,7 @@ class Item:
       none of them does.
     group: its demonstrations are of the same group; None where the task has none.
     description: what the prompt begins with, where it is another than the task's own.
+    answerable: whether there is an answer; without one, gold and references mean nothing.
   """
 
   id: str
@@ -50,6 +51,7 @@ class Item:
   rank: int | None = None
   group: str | None = None
   description: str | None = None
+  answerable: bool = True
 
   @property
   def answered(self) -> str:
@@ -148,7 +150,7 @@ class FewShotTask:
         if item is None
         else [
           item.id,
-          item.answered,
+          item.answered if item.answerable else item.query,
           item.choices,
           item.contexts,
           item.references,
@@ -161,6 +163,8 @@ class FewShotTask:
         asked.append([self.passages, item.rank])
       if item is not None and (item.group, item.description) != (None, None):
         asked.append({"group": item.group, "description": item.description})
+      if item is not None and not item.answerable:
+        asked.append({"answerable": False})
       hashes.update(json.dumps(asked).encode())
     return hashes.hexdigest()[:16]
 

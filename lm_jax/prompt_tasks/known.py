@@ -8,6 +8,7 @@ rows have the prompt built in.
 from collections.abc import Mapping
 from typing import Any
 
+from lm_jax.prompt_tasks.items import hashed
 from lm_jax.prompt_tasks.row_files import Row
 from lm_jax.strict import ConfigError
 
@@ -59,6 +60,11 @@ def _translation(source: str, target: str, a: str, b: str, **fields: Any) -> dic
 _READING = {
   "kind": "generation", "query": "{{context}}\nQuestion: {{question}}\nAnswer:", "answer": "{{answers[0]}}",
   "references": "answers", "metrics": ["quasi_exact_match", "f1"], "max_new_tokens": 64, "id": "id",
+}  # fmt: skip
+_INTENT = {
+  "kind": "choice", "train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl",
+  "query": "Query: {{text}}\nIntent:", "gold": "label.replace('_', ' ')", "balanced": False,
+  "content": "text",
 }  # fmt: skip
 _ARC = _CHOICES | {"query": "{{query}}\nAnswer:"}
 # Descriptions are those of Suzgun et al. (arXiv:2210.09261).
@@ -149,12 +155,13 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
       "gold": "category.replace('_', ' ')", "balanced": False, "content": "text",
     },
   ),
-  "clinc150": (
+  "clinc150": ("clinc150", _INTENT),
+  # With the queries of no intent among the 150, "out of scope" (Larson et al., arXiv:1909.02027).
+  "clinc150_oos": (
     "clinc150",
-    {
-      "kind": "choice", "train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl",
-      "query": "Query: {{text}}\nIntent:", "gold": "label.replace('_', ' ')", "balanced": False,
-      "content": "text",
+    _INTENT | {
+      "dev": ["val.jsonl", "oos_val.jsonl"], "test": ["test.jsonl", "oos_test.jsonl"],
+      "answerable": "label != 'oos'",
     },
   ),
   # Questions.
@@ -201,6 +208,8 @@ KNOWN: dict[str, tuple[str, Mapping[str, Any]]] = {
   "xquad_de": (
     "xquad", _READING | {"test": "xquad.de.jsonl", "query": "{{context}}\nFrage: {{question}}\nAntwort:"}
   ),
+  # Half of the questions about a paragraph that does not answer them: see `with_other_paragraphs`.
+  "xquad_en_abstain": ("xquad", _READING | {"test": "xquad.en.jsonl", "answerable": "answerable"}),
   # The same questions without their paragraph, which is one of the 240 that there are.
   "xquad_en_open": (
     "xquad",
@@ -399,7 +408,32 @@ def chains_of_thought(rows: list[Row], split: str) -> list[Row]:
   return found
 
 
+def with_other_paragraphs(rows: list[Row], split: str) -> list[Row]:
+  """Gives every second question, by a hash of its id, another question's paragraph, which has no answer.
+
+  Questions without an answer are SQuAD 2.0's idea (arXiv:1806.03822). There people wrote them to look as if
+  the paragraph had an answer; these are made by a rule, and a model that knows what a paragraph is about can
+  tell them apart. The words of no reference stand in the new paragraph, whether in capitals or not.
+  """
+  paragraphs = sorted({row.fields["context"] for row in rows})
+  found = []
+  for row in rows:
+    fields = row.fields | {"answerable": hashed("answerable", row.fields["id"]) % 2 == 0}
+    if not fields["answerable"]:
+      first = hashed("paragraph", row.fields["id"]) % len(paragraphs)
+      others = (p for p in (*paragraphs[first:], *paragraphs[:first]) if p != row.fields["context"])
+      wanted = [answer.casefold() for answer in row.fields["answers"]]
+      without = (p for p in others if not any(answer in p.casefold() for answer in wanted))
+      paragraph = next(without, None)
+      if paragraph is None:
+        raise ConfigError(f"{row.where}: all other paragraphs hold an answer of {row.fields['answers']}")
+      fields |= {"context": paragraph, "answers": [], "answer_start": []}
+    found.append(Row(row.where, fields))
+  return found
+
+
 ADAPT = {
   "mbpp": mbpp_split, "mmlu_lite": mmlu_split, "sgd": answered_turns,
   **{f"bbh_{name}": chains_of_thought for name in _BBH},
+  "xquad_en_abstain": with_other_paragraphs,
 }  # fmt: skip
