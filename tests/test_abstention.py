@@ -24,6 +24,7 @@ from lm_jax import (
   text_generation,
   tokenizers,
 )
+from lm_jax.analysis import few_shot_confidence_figures, few_shot_frame, few_shot_report, plots
 from lm_jax.few_shot import Writing
 from lm_jax.few_shot_runs import Settings
 from lm_jax.generation_config import GenerationConfig
@@ -505,6 +506,94 @@ def test_prompts_are_chosen_by_what_has_an_answer(make, tmp_path):
   silent = [result for result in asked(task, Made(oracle)) if not result.asked.item.answerable]
   table = pandas.DataFrame([{"item": result.asked.item.id, **result.scores} for result in silent])
   assert prompt_selection.item_scores(table, "accuracy").empty
+
+
+# --- the report -------------------------------------------------------------------------------------
+
+
+def kept(make, folder, d):
+  """Keeps the results of a reader with opinions of its own, and returns {key: the table of its items}."""
+  make(d)
+  rng = np.random.default_rng(2)
+  noise = {row["q"]: rng.normal(size=3) for row in ROWS}
+
+  def log_p(context, text):
+    row = row_of(context)
+    return -6 + 2 * (row["label"] is not None) + noise[row["q"]][int(text == " yes")]
+
+  def write(context):
+    row = row_of(context)
+    return "" if row["q"] == "row 2" else oracle_writes(context) if noise[row["q"]][2] > -0.5 else "no idea"
+
+  few_shot_runs.run(
+    random_model(64), Settings((str(folder / "task.yaml"),), shots=(0, 1)), name="m", folder=folder / "w",
+    quiet=True, reader=Made(log_p, write),
+  )  # fmt: skip
+  return few_shot_frame.load(folder / "w")
+
+
+@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
+def test_the_figure_shows_confidence_thresholds_and_rates(d, make, tmp_path):
+  results = kept(make, tmp_path, d)
+  figure = few_shot_confidence_figures.abstention(results, results.rows)
+  figure.draw_without_rendering()
+  for ax, k in zip(figure.axes, (0, 1), strict=True):
+    rows = results.rows[results.rows["n_shots"] == k].set_index("metric")
+    items = results.items[rows["key"].iloc[0]]
+    dotted = sorted(line.get_xdata()[0] for line in ax.lines)
+    assert dotted == sorted(items["threshold"].unique()) and len(dotted) == 2
+    for patch, kind in zip(ax.patches, (True, False), strict=True):
+      sure = items.loc[items["answerable"] == kind, "confidence"].to_numpy()
+      x, y = patch.get_xy().T
+      counts, _ = np.histogram(sure[np.isfinite(sure)], np.unique(x))
+      # The outline goes up and down at the edges, from 0 to 0.
+      np.testing.assert_allclose(y[1:-1:2], counts / len(sure))
+    (text,) = (text.get_text() for text in ax.texts)
+    assert f"AUROC {rows.loc['abstention_auroc', 'value']:.3f}" in text
+    assert f"silent {rows.loc['abstention_rate', 'value']:.0%}" in text
+    assert f"hallucinates {rows.loc['hallucination_rate', 'value']:.0%}" in text
+  assert ("without words" in " ".join(figure.get_supxlabel().split())) == (d is ASKED)
+  answers = few_shot_frame.abstention(items)
+  assert 1 - answers["answered"].mean() == pytest.approx(rows.loc["abstention_rate", "value"])
+
+
+@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
+def test_answers_that_there_are_not_are_mistakes(d, make, tmp_path):
+  results = kept(make, tmp_path, d)
+  mistakes = few_shot_frame.mistakes(results, most=100)
+  made_up = mistakes[mistakes["gold"].isna()].set_index("item")
+  tables = [table.set_index("item") for table in results.items.values()]
+  expected = {}
+  for table in tables:
+    silent = table[~table["answerable"]]
+    for item, row in silent[silent["confidence"] >= silent["threshold"]].iterrows():
+      expected[item] = max(expected.get(item, -math.inf), row["confidence"])
+  assert 0 < len(expected) < 20
+  assert made_up["confidence"].to_dict() == pytest.approx(expected)
+  assert set(made_up["n_asked"]) == {2}
+  for item, row in made_up.iterrows():
+    own = tables[0].loc[item]
+    assert row["chosen"] == (np.argmax(own["log_p"]) if d is CHOICE else own["written"][0])
+  others = mistakes[mistakes["gold"].notna()]
+  assert (len(others) > 0) == (d is CHOICE) and (others["gold"] != others["chosen"]).all()
+
+
+def test_the_page_has_the_figure_of_such_tasks_and_says_nothing_of_others(make, tmp_path, monkeypatch):
+  monkeypatch.setattr(plots, "FORMATS", ("png",))
+  kept(make, tmp_path, ASKED)
+  page = few_shot_report.write(tmp_path / "w")
+  assert (page.parent / "figures" / "abstention.task.png").is_file()
+  text = page.read_text()
+  assert "Confidence in answers to questions that have one" in text and "Hallucination rate" in text
+  assert "something" in text.partition("Most confident mistakes")[2]
+  (tmp_path / "plain").mkdir()
+  make(CHOICE | {"answerable": "true"}, [row for row in ROWS if row["a"]])
+  settings = Settings((str(tmp_path / "task.yaml"),))
+  few_shot_runs.run(
+    random_model(64), settings, name="m", folder=tmp_path / "plain", quiet=True, reader=Made(oracle)
+  )
+  text = few_shot_report.write(tmp_path / "plain").read_text()
+  assert "that have none" not in text and "Hallucination" not in text
 
 
 # --- tasks that are known by name -------------------------------------------------------------------

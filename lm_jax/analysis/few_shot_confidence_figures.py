@@ -1,6 +1,7 @@
-"""Figures of whether a model knows when it is right: reliability diagrams and selective accuracy.
+"""Figures of whether a model knows when it is right: reliability, selective accuracy, silence without answer.
 
-Definitions are those of lm_jax/confidence.py; confidence is the largest p, normalized over the choices.
+Definitions are those of lm_jax/confidence.py and lm_jax/abstention.py; confidence is the largest p,
+normalized over the choices, or of a written answer its log p / tokens.
 """
 
 import textwrap
@@ -15,6 +16,7 @@ from lm_jax.analysis import few_shot_frame, few_shot_look, plots
 from lm_jax.analysis.few_shot_frame import Results
 
 _BARS = 20  # of a histogram
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # letters
 
 
 def _answers(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,9 +81,7 @@ def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str
   upper.set_ylim(-0.03, 1.03)
   upper.set_xlim(low - 0.03 * (1 - low), 1 + 0.03 * (1 - low))
   if cells.empty:
-    upper.annotate(
-      "not asked", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=6, color=plots.GREY
-    )
+    _not_asked(upper)
     return
   chosen = representative(cells)
   for row in cells.itertuples():
@@ -98,12 +98,15 @@ def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str
     upper.errorbar(x, y, yerr=error, fmt="-o", color=color, markersize=3, linewidth=0.8, elinewidth=0.7)
   own = chosen["answers"]
   ece = confidence.expected_calibration_error(own["confidence"].to_numpy(), own["correct"].to_numpy())
-  behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
   upper.annotate(
-    f"ECE {ece:.3f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6.5, bbox=behind
+    f"ECE {ece:.3f}", (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6.5, bbox=_BEHIND
   )
   lower.hist(own["confidence"], bins=np.linspace(low, 1, _BARS + 1), color=color, alpha=0.55)
   lower.yaxis.get_major_locator().set_params(integer=True, nbins=2)
+
+
+def _not_asked(ax: Axes) -> None:
+  ax.annotate("not asked", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=6, color=plots.GREY)
 
 
 def selective(results: Results, rows: pd.DataFrame) -> Figure | None:
@@ -160,3 +163,81 @@ def _selective_line(ax: Axes, cells: pd.DataFrame, style: few_shot_look.Style) -
   ax.plot(coverage_N, mean, style.line, color=style.color, linewidth=1.4,
           label=f"AURC {np.mean(areas):.3f}")  # fmt: skip
   ax.plot(1, mean[-1], style.marker, color=style.color, markersize=3.5)
+
+
+def abstention(results: Results, rows: pd.DataFrame) -> Figure | None:
+  """Draws the confidence of items with and without an answer, a row a series, a column a number of shots.
+
+  Args:
+    rows: of one task, each model's last step.
+
+  Returns:
+    None where no item has a threshold.
+  """
+  cells = rows.drop_duplicates("key")
+  cells = cells.assign(items=[few_shot_frame.abstention(results.items[key]) for key in cells["key"]])
+  cells = cells[cells["items"].map(len) > 0]
+  if cells.empty:
+    return None
+  styles, shots = few_shot_look.styles(cells), few_shot_look.some(cells["n_shots"].unique())
+  figure = Figure(figsize=(max(3.2, 1.9 * len(shots) + 0.6), 0.8 + 1.7 * len(styles)))
+  axes = figure.subplots(len(styles), len(shots), sharex=True, sharey="row", squeeze=False)
+  bins = _bins_of(cells["items"])
+  for i, (series, style) in enumerate(styles.items()):
+    for j, k in enumerate(shots):
+      own = cells[(cells["series"] == series) & (cells["n_shots"] == k)]
+      if own.empty:
+        _not_asked(axes[i][j])
+      else:
+        chosen = representative(own)
+        scores = rows[rows["key"] == chosen["key"]].set_index("metric")["value"]
+        _abstention_panel(axes[i][j], chosen["items"], scores, style.color, bins)
+      if i == 0:
+        axes[0][j].set_title(few_shot_look.shots(k))
+    axes[i][0].set_ylabel(f"{_folded(series)}\n\nShare of items", color=style.color)
+  for ax in axes[-1]:
+    ax.set_xlabel("Confidence" if bins[-1] > 0 else "Confidence (nats/token)")
+  several = cells.groupby(["series", "n_shots"])["key"].nunique().max() > 1
+  kinds = [
+    cells["items"].map(lambda items, kind=kind: (items["answerable"] == kind).sum()) for kind in (1, 0)
+  ]
+  with_answer, without = (few_shot_look.count(of, "items") for of in kinds)
+  one = "; one seed and template (the default, if asked)" if several else ""
+  empty = any(np.isneginf(items["confidence"]).any() for items in cells["items"])
+  wordless = "; answers without words have no bar" if empty else ""
+  few_shot_look.key(
+    figure, f"{cells['task'].iloc[0]}: solid: {with_answer} with an answer, dashed: {without} that have "
+    "none; dotted: thresholds below which answers are withheld, of each half of the items the best for the "
+    "other half; silent: share of all items withheld; hallucinates: share of those without an answer that "
+    f"are answered{wordless}{one}",
+  )  # fmt: skip
+  return figure
+
+
+def _bins_of(tables: pd.Series) -> np.ndarray:
+  """Returns the edges of the bars: from the least confidence of all cells to the greatest, 1 for choices."""
+  finite = np.concatenate([items["confidence"][np.isfinite(items["confidence"])] for items in tables])
+  low, high = (finite.min(), finite.max()) if len(finite) else (-1.0, 0.0)
+  high = 1.0 if high > 0 else high
+  return np.linspace(min(low, high - 1e-3), high, _BARS + 1)
+
+
+def _abstention_panel(ax: Axes, items: pd.DataFrame, scores: pd.Series, color: str, bins: np.ndarray) -> None:
+  has_answer = items["answerable"].to_numpy(bool)
+  for own, c, line in ((has_answer, color, "-"), (~has_answer, plots.INK, "--")):
+    sure = items["confidence"].to_numpy()[own]
+    # Without words there is no bar, and bars add up to the share of the others.
+    worded = sure[np.isfinite(sure)]
+    ax.hist(worded, bins, weights=np.full(len(worded), 1 / max(1, len(sure))), histtype="step", color=c,
+            linestyle=line, linewidth=1.1)  # fmt: skip
+  thresholds = items["threshold"].drop_duplicates().sort_values()
+  for threshold in thresholds[np.isfinite(thresholds)]:
+    ax.axvline(threshold, color=plots.GREY, linestyle=":", linewidth=0.9)
+  named = " and ".join(f"{threshold:.2f}" if np.isfinite(threshold) else "∞" for threshold in thresholds)
+  named = named.replace("-", "−")  # as on the axis
+  ax.annotate(
+    f"AUROC {scores['abstention_auroc']:.3f}\nthreshold {named}\nsilent {scores['abstention_rate']:.0%}, "
+    f"hallucinates {scores['hallucination_rate']:.0%}",
+    (0.03, 0.97), xycoords="axes fraction", va="top", fontsize=6, bbox=_BEHIND,
+  )  # fmt: skip
+  ax.margins(y=0.35)

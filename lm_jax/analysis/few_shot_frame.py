@@ -210,6 +210,41 @@ def answers(items: pd.DataFrame) -> pd.DataFrame:
   })  # fmt: skip
 
 
+def abstention(items: pd.DataFrame) -> pd.DataFrame:
+  """Returns item, answerable, confidence, threshold and answered, where items have an answer or none.
+
+  Those without a threshold (lm_jax/abstention.py) are left out; of items that all have an answer there are
+  none. An answer without words, whose confidence is -inf, is no answer.
+  """
+  if "threshold" not in items:
+    return pd.DataFrame(columns=["item", "answerable", "confidence", "threshold", "answered"])
+  own = items[items["threshold"].notna()]
+  found = own[["item", "answerable"]].assign(
+    confidence=own["confidence"].astype("float64"), threshold=own["threshold"].astype("float64")
+  )
+  found["answered"] = (found["confidence"] >= found["threshold"]) & np.isfinite(found["confidence"])
+  return found
+
+
+def _hallucinations(items: pd.DataFrame) -> pd.DataFrame:
+  """Returns the columns of `answers` of items without an answer; correct is who keeps silent about them.
+
+  What was chosen is an index as there, or the text that was written.
+  """
+  silent = abstention(items)
+  silent = silent[~silent["answerable"].astype(bool)]
+  own = items.loc[silent.index]
+  chosen = [
+    written[0] if len(written) else int(np.argmax(log_p))
+    for written, log_p in zip(own["written"], own["log_p"], strict=True)
+  ]
+  return pd.DataFrame({
+    "item": silent["item"].to_numpy(), "gold": pd.array([pd.NA] * len(own), "Int64"), "chosen": chosen,
+    "confidence": silent["confidence"].to_numpy(), "correct": ~silent["answered"].to_numpy(bool),
+    "n_choices": [len(log_p) for log_p in own["log_p"]],
+  })  # fmt: skip
+
+
 def means(results: Results) -> pd.DataFrame:
   """Returns one row a (task, series, step, shots, metric): the mean over all seeds and templates.
 
@@ -272,14 +307,18 @@ def mistakes(results: Results, most: int = 10) -> pd.DataFrame:
   """Returns the items that each model was wrong about with the greatest confidence, `most` a task and series.
 
   An item stands once, as it was asked when confidence was greatest; n_wrong of n_asked is over all numbers of
-  shots, seeds and templates of the series' last step.
+  shots, seeds and templates of the series' last step. Among them are the items without an answer, whose gold
+  is missing, that are answered at the threshold of lm_jax/abstention.py.
   """
   parts = []
   rows = last_steps(results.rows).drop_duplicates("key")
   where = ["task", "series", "n_shots", "prompt_id", "seed"]
   for row in rows.to_dict("records"):
-    parts.append(answers(results.items[row["key"]]).assign(**{name: row[name] for name in where}))
-  asked = pd.concat(parts, ignore_index=True)
+    items = results.items[row["key"]]
+    without_answer = [_hallucinations(items)] if "threshold" in items else []
+    for part in (answers(items).astype({"gold": "Int64"}), *without_answer):
+      parts.append(part.assign(**{name: row[name] for name in where}))
+  asked = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
   asked["wrong"] = ~asked["correct"].astype(bool)
   by_item = asked.groupby(["task", "series", "item"])["wrong"]
   asked["n_wrong"], asked["n_asked"] = by_item.transform("sum"), by_item.transform("size")

@@ -20,7 +20,10 @@ NAMES = look.NAMES | {
   "accuracy_calibrated": "Accuracy, calibrated",
   "choice_prob_calibrated": "Probability of the right choice, calibrated",
   "target_brier": "Target Brier score", "ece": "Expected calibration error",
-  "aurc": "Area under the risk-coverage curve", "quasi_exact_match": "Quasi-exact match", "f1": "Token F1",
+  "aurc": "Area under the risk-coverage curve", "auroc": "AUROC, right from wrong answers",
+  "abstention_auroc": "AUROC, questions with an answer from those without",
+  "abstention_score": "Score with silence", "abstention_rate": "Abstention rate",
+  "hallucination_rate": "Hallucination rate", "quasi_exact_match": "Quasi-exact match", "f1": "Token F1",
   "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "final_number": "Final number",
   "final_answer": "Final answer",
   "choice_letter": "Letter of the choice", "edit_similarity": "Edit similarity", "bleu": "BLEU",
@@ -44,6 +47,15 @@ DEFINITIONS = {
   "probability of a choice; 0 is best",
   "aurc": "share of wrong answers among the most confident items, averaged over all coverages "
   "(arXiv:1805.08206); 0 is best",
+  "auroc": "chance that a right answer has more confidence than a wrong one; 1 is best, 0.5 tells nothing; "
+  "confidence in a written answer is its log-likelihood divided by its tokens",
+  "abstention_auroc": "chance that an answer to a question that has one has more confidence than an answer "
+  "to one that has none; 1 is best, 0.5 tells nothing",
+  "abstention_score": "mean over items where answers of too little confidence are withheld: an answer to a "
+  "question that has one has its score, silence about one that has none is 1, all else 0 (arXiv:1806.03822); "
+  "the threshold of each half of the items is the one that is best for the other half",
+  "abstention_rate": "share of items whose answer is withheld at that threshold",
+  "hallucination_rate": "share of the items without an answer that are answered at that threshold; 0 is best",
 }
 DISCONTINUOUS = (
   "accuracy", "exact_match", "quasi_exact_match", "final_number", "final_answer", "choice_letter",
@@ -51,7 +63,9 @@ DISCONTINUOUS = (
 )  # fmt: skip
 CONTINUOUS = ("choice_prob", "nll", "f1", "rougeL", "chrf", "bleu", "edit_similarity", "rouge1", "rouge2")
 _LETTERS_PER_INCH = 23  # of the key
-_OF_ALL_ITEMS = ("ece", "aurc")
+_OF_ALL_ITEMS = (
+  "ece", "aurc", "auroc", "abstention_auroc", "abstention_score", "abstention_rate", "hallucination_rate",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

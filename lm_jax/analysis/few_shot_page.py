@@ -125,7 +125,9 @@ def _task_html(
     parts += ["<h3>Most confident mistakes</h3>", _mistakes_html(f"mistakes-{index}", mistakes)]
     parts.append(
       '<p class="quiet">Items with the wrong choice, most confident first, ten a model. Gold and chosen are '
-      "indices of an item’s choices from 0; “wrong” counts all numbers of shots, seeds and templates.</p>"
+      "indices of an item’s choices from 0; “wrong” counts all numbers of shots, seeds and templates. Items "
+      "without a gold have no answer, and got one all the same; where it was written, it is what was chosen."
+      "</p>"
     )
   return "\n".join([*parts, "</section>"])
 
@@ -167,7 +169,9 @@ def _mistakes_html(name: str, mistakes: pd.DataFrame) -> str:
   body = [
     "".join([
       word(row.series), f'<td data-v="{escape(row.item)}"><code>{escape(row.item)}</code></td>',
-      number(row.confidence), _whole(row.gold), _whole(row.chosen), _whole(row.n_shots), word(row.prompt_id),
+      number(row.confidence), _whole(row.gold),
+      word(row.chosen) if isinstance(row.chosen, str) else _whole(row.chosen), _whole(row.n_shots),
+      word(row.prompt_id),
       _whole(row.seed), td(row.n_wrong / row.n_asked, f"{row.n_wrong} of {row.n_asked}"),
     ])
     for row in mistakes.itertuples()

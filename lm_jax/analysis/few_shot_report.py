@@ -27,6 +27,10 @@ FIGURES = {
     "Accuracy when the least confident answers are withheld",
     "its items have no choices",
   ),
+  "abstention": (
+    "Confidence in answers to questions that have one, and to those that have none",
+    "the confidence of its items is not known",
+  ),
   "prompt_spread": ("Spread over seeds and templates", "each model was asked with one seed and template"),
   "score_vs_params": ("Score against parameters", "its models have one size"),
   "score_vs_step": ("Score against training steps", "no model was asked at several steps"),
@@ -77,6 +81,8 @@ def _drawn(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple[s
   yield "score_vs_shots", few_shot_figures.against_shots(rows, last, metrics)
   yield "reliability", few_shot_confidence_figures.reliability(results, rows)
   yield "selective_accuracy", few_shot_confidence_figures.selective(results, rows)
+  if "hallucination_rate" in set(own["metric"]):
+    yield "abstention", few_shot_confidence_figures.abstention(results, rows)
   yield "prompt_spread", few_shot_figures.over_prompts(results, rows, metrics[0])
   yield "score_vs_params", few_shot_figures.against_size(last, metrics)
   yield "score_vs_step", few_shot_figures.against_step(all_steps, metrics)
