@@ -36,6 +36,7 @@ from lm_jax.strict import ConfigError, require
 SEMANTICS = 1  # of the numbers; a change of their definition makes all keys others
 RESULTS, CELLS, ITEMS = "results.jsonl", "cells", "items"
 ALL = "all"  # templates
+WRITES = ("generation", "code")  # kinds of tasks
 # Of rows that were kept before there were these columns.
 _DEFAULTS = {"label_words": OWN_WORDS, "order": 0, "hold_out": False, "chat": False}
 Report = Callable[[str], None]
@@ -59,6 +60,7 @@ class Settings:
       see prompt_tasks/hold_out.py.
     too_long: what becomes of a prompt that is longer than the model's context: see `few_shot.plan`.
     writing: how answers are written, where a task asks for it.
+    max_new_tokens: of a written answer, at most, for which a context must have room; None: as the task says.
   """
 
   tasks: tuple[str, ...]
@@ -76,6 +78,7 @@ class Settings:
   # Choices measured after "Answer:" too and, where a task names its `content`, after queries without any,
   # which is four times the reading.
   calibrate: bool = False
+  max_new_tokens: int | None = None
   chat: bool = False  # ask in a conversation, by the model's chat template
 
 
@@ -104,6 +107,9 @@ def check(s: Settings) -> None:
   require(s.split in ("test", "dev"), "--split", s.split, "test or dev")
   require(s.too_long in ("drop", "refuse"), "--too_long", s.too_long, "drop or refuse")
   require(s.labels in get_args(Labels), "--labels", s.labels, f"one of {', '.join(get_args(Labels))}")
+  require(
+    s.max_new_tokens is None or s.max_new_tokens > 0, "--max_new_tokens", s.max_new_tokens, "greater than 0"
+  )
   w = s.writing
   require(w.samples > 0, "--samples", w.samples, "greater than 0")
   require(w.temperature >= 0, "--temperature", w.temperature, "0 or greater")
@@ -133,10 +139,14 @@ def tasks(s: Settings) -> list[tuple[str, FewShotTask]]:
 
 
 def _task(s: Settings, name: str, template: str) -> FewShotTask:
-  if not s.hold_out:
-    return prompt_tasks.make(name, template, s.split)
-  dev, rest = prompt_tasks.hold_out(prompt_tasks.make(name, template))
-  return dev if s.split == "dev" else rest
+  if s.hold_out:
+    dev, rest = prompt_tasks.hold_out(prompt_tasks.make(name, template))
+    task = dev if s.split == "dev" else rest
+  else:
+    task = prompt_tasks.make(name, template, s.split)
+  if s.max_new_tokens is None or task.kind not in WRITES:
+    return task
+  return dataclasses.replace(task, max_new_tokens=s.max_new_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +299,7 @@ def _cells(p: Pretrained, s: Settings, template: str, task: FewShotTask) -> Iter
     "semantics": SEMANTICS, "model": p.identity, "weights": quantize.kind(p.params), "task": task.digest,
     "limit": s.limit, "split": s.split, "too_long": s.too_long, "context_length": p.model.context_length,
   }  # fmt: skip
-  if task.kind in ("generation", "code"):
+  if task.kind in WRITES:
     common["writing"] = dataclasses.asdict(s.writing)
   if s.labels != "gold":
     common["labels"] = s.labels
@@ -331,7 +341,8 @@ def _computed(
     total = sum(one.shots == k for one in asked)
     left_out = total - len(of_shots)
     if report is not None and left_out:
-      report(f"{task.name}, {k} shots: {left_out} of {total} items are too long for the model")
+      answer = f" with {task.max_new_tokens} tokens of an answer" if task.kind in WRITES else ""
+      report(f"{task.name}, {k} shots: {left_out} of {total} items are too long for the model{answer}")
     yield cell, _rows(cell, s, few_shot.means(task, of_shots, k), of_shots, left_out), of_shots
 
 

@@ -309,6 +309,23 @@ def test_what_a_model_had_to_cut_is_missing(definition):
   assert few_shot.means(task, results, 0)[0].n_items == 9
 
 
+def test_shorter_answers_leave_more_room(model, tmp_path):
+  """A prompt of 100 tokens, in a context of 160, with an answer of 64 by its task or of 40 by the flag."""
+  (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "x" * 99, "a": "y"}) + "\n")
+  path = tmp_path / "written.yaml"
+  path.write_text("kind: generation\ntest: rows.jsonl\nquery: '{{q}}'\nanswer: '{{a}}'\n")
+  told, found = [], {}
+  for most in (None, 40):
+    settings = Settings((str(path),), max_new_tokens=most)
+    rows = few_shot_runs.run(model, settings, name="m", quiet=True, report=told.append)
+    found[most] = {
+      (row["n_items"], row["n_left_out"], row["key"]) for row in rows if row["metric"] == "exact_match"
+    }
+  ((*none, key),), ((*one, other),) = found[None], found[40]
+  assert (none, one) == ([0, 1], [1, 0]) and key != other
+  assert told == ["written, 0 shots: 1 of 1 items are too long for the model with 64 tokens of an answer"]
+
+
 def test_nothing_fits_and_that_is_kept(model, tmp_path):
   (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * CONTEXT, "label": 0}) + "\n")
   path = tmp_path / "long.yaml"
@@ -568,6 +585,7 @@ BAD = {
   "a word for a number": (("--tasks=mr", "--shots=one"), r"--shots=one: must be whole numbers"),
   "negative shots": (("--tasks=mr", "--shots=-1"), r"--shots=-1: must be 0 or greater"),
   "twice the same": (("--tasks=mr", "--shots=1,1"), r"--shots='1,1': must be all different"),
+  "no tokens": (("--tasks=gsm8k", "--max_new_tokens=0"), r"--max_new_tokens=0: must be greater than 0"),
   "no limit": (("--tasks=mr", "--limit=0"), r"--limit=0: must be greater than 0"),
   "too many shots": (("--tasks=bigbench_novel_concepts", "--shots=40"), r"has \d+ examples"),
   "code": (("--tasks=humaneval",), r"task 'humaneval': runs code .*--allow_code_execution"),

@@ -64,7 +64,7 @@ _KINDS = {_DEFINE[int]: "an integer", _DEFINE[float]: "a number", _DEFINE[bool]:
 
 # Fields of GenerationConfig, whose defaults are there.
 GENERATION = {
-  "max_new_tokens": "tokens of a continuation, at most",
+  "max_new_tokens": "tokens of a continuation, at most (of a few-shot task: as it says)",
   "num_return_sequences": "continuations of each prompt",
   "temperature": "below 1 the likely becomes likelier; 0: the most likely token, always (evaluate, answer)",
   "top_k": "draw from the so many most likely tokens",

@@ -65,7 +65,7 @@ def _settings(values: flags.FlagValues) -> "Settings":
     tasks=split(values.tasks), shots=integers(values, "shots"), seeds=integers(values, "seeds"),
     templates=split(values.templates), label_words=split(values.label_words),
     orders=integers(values, "orders"), labels=values.labels, limit=values.limit, split=values.split,
-    too_long=values.too_long, chat=values.chat,
+    too_long=values.too_long, chat=values.chat, max_new_tokens=values.max_new_tokens,
     writing=Writing(values.samples, values.temperature or 0.0, values.top_p), calibrate=values.calibrate,
   )  # fmt: skip
 
@@ -146,8 +146,8 @@ COMMANDS = {
     evaluate, "models on few-shot tasks: description, demonstrations, query; accuracy beside likelihoods",
     (
       "model", "tasks", "shots", "seeds", "templates", "label_words", "orders", "labels", "limit", "split",
-      "chat", "too_long", "calibrate", "samples", "temperature", "top_p", "allow_code_execution",
-      "without_isolation", "show_prompt", "workdir", "weights", "json", "quiet",
+      "chat", "too_long", "calibrate", "samples", "max_new_tokens", "temperature", "top_p",
+      "allow_code_execution", "without_isolation", "show_prompt", "workdir", "weights", "json", "quiet",
     ), ("model", "tasks"), resumes=True,
   ),
 }  # fmt: skip
