@@ -82,8 +82,7 @@ class CausalScorer:
     require(length is None or 0 < length <= most, "length", length, f"from 1 to the model's {most}")
     require(config.lm_head, "config.model.lm_head", config.lm_head, "true to score text")
     self._tokenizer, self._length = tokenizer, length or most
-    self._start = list(begin) or _required(specials, ("end",))
-    self._begin = list(begin)
+    self._begin, self._specials = list(begin), specials
     self._score = RowScorer(config, params)
 
   def loglikelihood(
@@ -93,8 +92,12 @@ class CausalScorer:
     for (_, tokens), (_, text) in zip(pairs, requests, strict=True):
       _check_fits(text, tokens, self._length)
     return self.loglikelihood_tokens(
-      [([*self._begin, *context] or self._start, tokens) for context, tokens in pairs], progress
+      [([*self._begin, *context] or self._start(), tokens) for context, tokens in pairs], progress
     )
+
+  def _start(self) -> list[int]:
+    """Returns what is before a text; raises ConfigError for a model that has no such token."""
+    return self._begin or _required(self._specials, ("end",))
 
   def loglikelihood_tokens(
     self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress | None = None
@@ -118,7 +121,7 @@ class CausalScorer:
 
   def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
     wholes = _given(self._tokenizer).encode_batch(texts)
-    return self.loglikelihood_rolling_tokens(wholes, self._start)
+    return self.loglikelihood_rolling_tokens(wholes, self._start())
 
   def loglikelihood_rolling_tokens(
     self, texts: Sequence[Sequence[int]], start: Sequence[int]

@@ -181,8 +181,8 @@ def test_mutual_information_takes_off_how_likely_a_choice_is_anyway(p, task):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """A run of bytes with checkpoints of three steps, each of other parameters."""
-  tree = DECODER | {"task": {"name": "text", "corpus": "none", "context_length": 64}}
+  """A run of bytes, in which nothing begins a text, with checkpoints of three steps that differ."""
+  tree = DECODER | {"task": {"name": "python_stdlib", "context_length": 64}}
   folder = save_run(tmp_path_factory.mktemp("few_shot") / "run", tree)
   saved = checkpoint.Checkpoints(folder / "checkpoints", 5)
   s = jax.jit(lambda: state.init_state(config.from_mapping(tree)))()

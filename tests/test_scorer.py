@@ -191,8 +191,12 @@ def test_what_cannot_be_scored_is_one_line(own, request_, match):
 
 
 def test_special_tokens_are_asked_for():
-  with pytest.raises(ConfigError, match=r"special tokens \['cls'\]: must have end"):
-    CausalScorer(MODEL, PARAMS, BYTES, {"cls": 256})
+  scorer = CausalScorer(MODEL, PARAMS, BYTES, {"cls": 256})
+  (found,) = scorer.loglikelihood([("a", "b")])  # nothing is missing where there is a context
+  assert found.log_p < 0
+  for read in (lambda: scorer.loglikelihood([("", "b")]), lambda: scorer.loglikelihood_rolling(["b"])):
+    with pytest.raises(ConfigError, match=r"special tokens \['cls'\]: must have end"):
+      read()
   with pytest.raises(ConfigError, match="must have sep, mask"):
     PseudoScorer(MASKED, MASKED_PARAMS, BYTES, {"cls": 256})
 
