@@ -578,6 +578,17 @@ def test_tasks_without_choices(tmp_path):
   assert "Most confident mistakes" not in text
 
 
+def test_a_text_that_goes_on_in_one_way_is_no_choice(tmp_path):
+  """The one continuation would be certain, and right."""
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(9)))
+  path = tmp_path / "goes_on.yaml"
+  path.write_text("kind: continuation\ntest: rows.jsonl\nquery: 'T: {{text}}\\nL:'\nanswer: good\n")
+  ask(tmp_path / "w", path, shots=(0, 1))
+  page = few_shot_report.write(tmp_path / "w")
+  assert {path.name.split(".")[0] for path in (page.parent / "figures").iterdir()} == {"score_vs_shots"}
+  assert "Most confident mistakes" not in page.read_text()
+
+
 def test_what_nothing_fits_is_missing_and_not_zero(task, tmp_path):
   rows = ask(tmp_path, task, shots=(0,))
   empty = [row | {"value": None, "stderr": None, "n_items": 0} for row in rows if row["metric"] == "accuracy"]

@@ -194,12 +194,14 @@ def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(items: pd.DataFrame) -> pd.DataFrame:
-  """Returns item, gold, chosen, confidence, correct and n_choices of items with choices.
+  """Returns item, gold, chosen, confidence, correct and n_choices of items with several choices.
 
   Confidence is the largest p, normalized over the choices, and `chosen` the choice that has it (the first of
   equal ones): as for the metrics ece and aurc.
   """
   own = items[items["gold"].notna()] if "gold" in items else items
+  # A text that goes on in one way has the one.
+  own = own[[len(log_p) > 1 for log_p in own["log_p"]]] if len(own) else own
   p = [special.softmax(np.asarray(log_p, np.float64)) for log_p in own["log_p"]] if len(own) else []
   chosen = np.array([one.argmax() for one in p], int)
   gold = own["gold"].to_numpy(int) if len(own) else chosen
