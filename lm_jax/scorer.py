@@ -159,11 +159,12 @@ class PseudoScorer:
   def loglikelihood(
     self, requests: Sequence[tuple[str, str]], progress: Progress | None = None
   ) -> list[Likelihood]:
-    rows, owners = [], []
+    rows, owners, cut = [], [], []
     for owner, (context, tokens) in enumerate(encode_pairs(self._tokenizer, requests)):
       _check_fits(requests[owner][1], tokens, self._length)
       rows += self._rows(context, tokens)
       owners += [owner] * len(tokens)
+      cut.append(max(0, len(context) + len(tokens) - self._length))
     left = collections.Counter(owners)
 
     def done(row: int) -> None:
@@ -171,7 +172,8 @@ class PseudoScorer:
       if not left[owners[row]]:
         progress(1)
 
-    return _gather(self._score(rows, progress and done), owners, len(requests))
+    found = _gather(self._score(rows, progress and done), owners, len(requests))
+    return [dataclasses.replace(one, cut=n) for one, n in zip(found, cut, strict=True)]
 
   def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
     rows, owners, T = [], [], self._length

@@ -142,11 +142,13 @@ def test_a_pseudo_likelihood_is_what_a_loop_over_masks_gives(positions):
     spaces = len(context) - len(context.rstrip())
     start = list(context.rstrip().encode())
     targets = list((context[len(context) - spaces :] + continuation).encode())
-    start = start[max(0, len(start) + len(targets) + 2 - T) :]
+    cut = max(0, len(start) + len(targets) + 2 - T)
+    start = start[cut:]
     whole = [CLS, *start, *targets, SEP]
     total, is_greedy = naive(model, params, whole, range(1 + len(start), len(whole) - 1))
     assert found.log_p == pytest.approx(total, rel=1e-4)
-    assert (found.num_tokens, found.is_greedy) == (len(targets), is_greedy)
+    assert (found.num_tokens, found.is_greedy, found.cut) == (len(targets), is_greedy, cut)
+  assert cut == 0 < found.num_tokens and own.loglikelihood(requests[2:3])[0].cut > 0
 
 
 def naive(model, params, whole: list[int], masked) -> tuple[float, bool]:
