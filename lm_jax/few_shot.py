@@ -59,7 +59,7 @@ def ask(
   """Returns what a model makes of items, those left out that it has no room for.
 
   Args:
-    calibrate: measure choices after queries without content too, where a task has them.
+    calibrate: measure choices after what has no content too: a premise and, where a task has them, queries.
     run_code: what programs are run by; a task of code is an error without it.
   """
   asked = [one for one in asked if one.demonstrations is not None]
