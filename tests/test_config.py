@@ -340,7 +340,7 @@ OTHER = {
   "model.head_dim": 16, "model.d_ff": 100, "model.dropout": 0.5, "model.positions": "none",
   "model.norm_position": "post", "optimizer.final_fraction": 0.5, "optimizer.beta1": 0.5,
   "optimizer.beta2": 0.5, "optimizer.decay_fraction": 0.5,
-  "eval.batch_size": 128, "eval.few_shot": ["mr"], "eval.shots": [2],
+  "eval.batch_size": 128, "eval.few_shot": ["mr"], "eval.few_shot_every": 50, "eval.shots": [2],
   "rule_induction.holdout": 0.25, "rule_induction.num_values": 2,
   "associative_recall.length": 100, "noisy_majority.max_signal": 0.5,
   "model.num_segments": 2, "model.attention_window": 8, "text.corpus": ["other"], "text.weights": [1, 2],
@@ -396,8 +396,8 @@ def semantic_fields():
         read, others = read | READ_WITH.get(f"{group}.{name}", {}), {}
         if name in ("whole_words", "next_sentence_head", "pooler"):
           others = {"model": {"causal": False}, "task": {"name": "text", "objective": "masked_lm"}}
-        if name == "few_shot":
-          others = {"task": {"name": "text"}}
+        if name.startswith("few_shot"):
+          others = {"task": {"name": "text"}, "eval": {"few_shot": ["cr"]}}
         yield f"{group}.{name}", merged(others, {key: read | {name: value}}), merged(others, {key: read})
 
 
