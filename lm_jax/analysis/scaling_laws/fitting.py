@@ -99,18 +99,24 @@ def exponent_a(parameters: dict[str, float | None]) -> float | None:
 def sample(name: str, points: LossPoints, *, x: str = "N", n_breaks: int = 1) -> Sample:
   """Returns points ready for a law; raises ConfigError where they cannot be fitted."""
   if name == "data_constrained" and points.unique_tokens is None:
-    raise ConfigError("law='data_constrained': needs a column unique_tokens, the tokens of the corpus; name it "
-                      "as --columns=unique_tokens=COLUMN")  # fmt: skip
+    raise ConfigError(
+      "law='data_constrained': needs a column unique_tokens, the tokens of the corpus; name it as "
+      "--columns=unique_tokens=COLUMN"
+    )
   law = laws.make(name, lambda v: float(np.log(getattr(points, v)).mean()), x, n_breaks)
   for field in (*law.variables, "loss"):
     values = np.asarray(getattr(points, field), np.float64)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
-      raise ConfigError(f"{field}={values[np.argmax(bad)]}: must be a finite number greater than 0 "
-                        f"({int(bad.sum())} of {len(values)} points)")  # fmt: skip
+      raise ConfigError(
+        f"{field}={values[np.argmax(bad)]}: must be a finite number greater than 0 "
+        f"({int(bad.sum())} of {len(values)} points)"
+      )
   if len(points) <= law.n_parameters:
-    raise ConfigError(f"law={name!r} has {law.n_parameters} parameters ({', '.join(law.parameters)}): needs more "
-                      f"points than that, and there are {len(points)}")  # fmt: skip
+    raise ConfigError(
+      f"law={name!r} has {law.n_parameters} parameters ({', '.join(law.parameters)}): needs more points than "
+      f"that, and there are {len(points)}"
+    )
   if np.ptp(points.loss) == 0:
     raise ConfigError(f"all {len(points)} losses are equal ({points.loss[0]:g}): there is nothing to fit")
   log_x_VP = np.log([np.asarray(getattr(points, v), np.float64) for v in law.variables])
@@ -159,9 +165,11 @@ def fit(data: Sample, estimator: Estimator | None = None, n_starts: int = N_STAR
   if unseen:
     status = f"not identifiable: {', '.join(unseen)}"
   elif not found.converged_R[best]:
-    status = f"not converged: slope {gradient_R[best]:.1e} per point, not below {newton.GRADIENT_TOLERANCE:g}"
-  return Fit(data, estimator, theta_K, parameters, float(objective_R[best]), float(gradient_R[best]), len(begin),
-             reached, _condition(problem, found.theta_RK[best]), status)  # fmt: skip
+    status = f"not converged: slope {gradient_R[best]:.1e} per point, above {newton.GRADIENT_TOLERANCE:g}"
+  return Fit(
+    data, estimator, theta_K, parameters, float(objective_R[best]), float(gradient_R[best]), len(begin),
+    reached, _condition(problem, found.theta_RK[best]), status,
+  )  # fmt: skip
 
 
 def _condition(problem: newton.Problem, theta_K: np.ndarray) -> float | None:

@@ -104,8 +104,10 @@ def _powers_natural(theta_RK: np.ndarray, mean_V: np.ndarray) -> np.ndarray:
     return np.concatenate([coefficients, np.exp(theta_RK[:, V : V + 1]), exponents], axis=1)
 
 
-CHINCHILLA = Law("chinchilla", ("A", "B", "E", "alpha", "beta"), ("n_params", "n_tokens"), _powers_log_loss,
-                 _powers_starts, _powers_natural, "E + A/N^alpha + B/D^beta", "a", is_sum_of_powers=True)  # fmt: skip
+CHINCHILLA = Law(
+  "chinchilla", ("A", "B", "E", "alpha", "beta"), ("n_params", "n_tokens"), _powers_log_loss, _powers_starts,
+  _powers_natural, "E + A/N^alpha + B/D^beta", "a", is_sum_of_powers=True,
+)  # fmt: skip
 
 
 def power(x: str = "N") -> Law:
@@ -144,8 +146,10 @@ def _kaplan_natural(theta_RK: np.ndarray, mean_V: np.ndarray) -> np.ndarray:
   return np.exp(theta_RK + np.array([*mean_V, 0.0, 0.0]))
 
 
-KAPLAN = Law("kaplan", ("Nc", "Dc", "alpha_N", "alpha_D"), ("n_params", "n_tokens"), _kaplan_log_loss,
-             _kaplan_starts, _kaplan_natural, "[(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D", "alpha_N")  # fmt: skip
+KAPLAN = Law(
+  "kaplan", ("Nc", "Dc", "alpha_N", "alpha_D"), ("n_params", "n_tokens"), _kaplan_log_loss, _kaplan_starts,
+  _kaplan_natural, "[(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D", "alpha_N",
+)  # fmt: skip
 
 # --- broken neural scaling law --------------------------------------------------------------------
 # theta: log a, log b, c0, then c_i, log d_i, log f_i of every break.

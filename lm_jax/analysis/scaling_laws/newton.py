@@ -11,12 +11,12 @@ import dataclasses
 
 import numpy as np
 
-from lm_jax.analysis.scaling_laws import estimators
 from lm_jax.analysis.scaling_laws.laws import Law, jacobian
 
 GRADIENT_TOLERANCE = 1e-9  # per unit of weight; slopes of the loss are at most 1
 POINTS_AT_ONCE = 2**17  # rows times points: an array is 1 MB, and a step's arrays stay in a core's cache
 MAX_ITERATIONS = 200
+ON_THE_WAY = 40  # iterations at a delta that is not the last: it need not be solved exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +54,19 @@ class _State:
       setattr(self, field.name, getattr(self, field.name)[rows])
 
 
-def minimize(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray,
-             free_RK: np.ndarray | None = None) -> Solution:  # fmt: skip
+def minimize(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray, free_RK: np.ndarray | None = None,
+             max_iterations: int = MAX_ITERATIONS) -> Solution:  # fmt: skip
   """Returns the local minimum that each row descends to.
 
   Args:
     free_RK: which coordinates may move; all where it is None.
   """
-  rows = max(1, POINTS_AT_ONCE // len(problem.log_loss_P))
-  parts = [slice(i, i + rows) for i in range(0, len(theta_RK), rows)]
-  found = [_minimize(problem, theta_RK[p], weight_RP[p], None if free_RK is None else free_RK[p])
-           for p in parts]  # fmt: skip
+  size = max(1, POINTS_AT_ONCE // len(problem.log_loss_P))
+  found = []
+  for first in range(0, len(theta_RK), size):
+    part = slice(first, first + size)
+    free = None if free_RK is None else free_RK[part]
+    found.append(_minimize(problem, theta_RK[part], weight_RP[part], free, max_iterations))
   theta, gradient = (np.concatenate(column) for column in zip(*found, strict=True))
   return Solution(theta, gradient, gradient <= GRADIENT_TOLERANCE)
 
@@ -73,20 +75,21 @@ def follow(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray) -> Sol
   """Returns the minima at problem.delta, reached from squares through ever less smooth losses."""
   for delta in (np.inf, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
     if delta > 1.5 * problem.delta:
-      theta_RK = minimize(dataclasses.replace(problem, delta=delta), theta_RK, weight_RP).theta_RK
+      coarse = dataclasses.replace(problem, delta=delta)
+      theta_RK = minimize(coarse, theta_RK, weight_RP, max_iterations=ON_THE_WAY).theta_RK
   return minimize(problem, theta_RK, weight_RP)
 
 
-def _minimize(problem: Problem, start_RK: np.ndarray, weight_RP: np.ndarray,
-              free_RK: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-  R, K = start_RK.shape
+def _minimize(problem: Problem, start_RK: np.ndarray, weight_RP: np.ndarray, free_RK: np.ndarray | None,
+              max_iterations: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+  R = len(start_RK)
   best, largest = start_RK.copy(), np.full(R, np.inf)
   row = np.arange(R)
   theta, weight, free = start_RK.copy(), weight_RP, free_RK
   mass = weight.sum(1)
   state = _derivatives(problem, theta, weight, free)
   damping = np.full(R, 1e-3)
-  for _ in range(MAX_ITERATIONS):
+  for _ in range(max_iterations):
     size = np.abs(state.gradient).max(1) / mass
     best[row], largest[row] = theta, size
     stay = (size > GRADIENT_TOLERANCE) & (damping < 1e12)
