@@ -16,13 +16,14 @@ from lm_jax.cli import (
   answer_command,
   command_flags,
   evaluate_command,
+  fit_command,
   model_commands,
   prompts_command,
   run_commands,
 )
 from lm_jax.strict import ConfigError, nearest
 
-_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command)
+_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command, fit_command)
 COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.items()}
 
 

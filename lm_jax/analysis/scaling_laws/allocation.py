@@ -1,6 +1,7 @@
 """Compute-optimal allocation: which model to train on how many tokens for a budget of compute.
 
-From isoFLOP profiles or the envelope: the lines of `isoflop`. From chinchilla with C = 6 N D (arXiv:2203.15556, equation 4):
+From isoFLOP profiles or the envelope: the lines of `isoflop`. From chinchilla with C = 6 N D
+(arXiv:2203.15556, equation 4):
   N*(C) = G (C/6)^a,  D*(C) = (C/6)^b / G,  G = (alpha A/(beta B))^(1/(alpha + beta)),
   a = beta/(alpha + beta),  b = alpha/(alpha + beta).
 """

@@ -129,7 +129,7 @@ def _akima_minima(x_S: np.ndarray, y_RS: np.ndarray, mass_RS: np.ndarray) -> tup
 
 
 def _lines(log_c: np.ndarray, log_y_RG: np.ndarray) -> np.ndarray:
-  """Returns slope and level at log C = 0 [R, 2] over the budgets with a y, NaN where there are fewer than 2."""
+  """Returns slope and level at log C = 0 [R, 2] over the budgets with a y, NaN for fewer than 2."""
   there = np.isfinite(log_y_RG)
   count = there.sum(1)
   with np.errstate(invalid="ignore", divide="ignore"):
