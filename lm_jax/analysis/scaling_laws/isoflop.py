@@ -96,9 +96,11 @@ def _profile(points: LossPoints) -> _Profile:
 def _sizes(n_params: np.ndarray) -> np.ndarray:
   """Returns which size each point is of, from the smallest."""
   order = np.argsort(n_params, kind="stable")
-  new = n_params[order][1:] / n_params[order][:-1] > SAME_SIZE
-  size = np.empty(len(n_params), int)
-  size[order] = np.concatenate([[0], np.cumsum(new)])
+  size, first, number = np.empty(len(n_params), int), n_params[order[0]], 0
+  for i in order:
+    if n_params[i] > SAME_SIZE * first:
+      first, number = n_params[i], number + 1
+    size[i] = number
   return size
 
 

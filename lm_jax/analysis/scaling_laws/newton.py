@@ -16,7 +16,9 @@ from lm_jax.analysis.scaling_laws.laws import Law, jacobian
 GRADIENT_TOLERANCE = 1e-9  # per unit of weight; slopes of the loss are at most 1
 POINTS_AT_ONCE = 2**17  # rows times points: an array is 1 MB, and a step's arrays stay in a core's cache
 MAX_ITERATIONS = 200
-ON_THE_WAY = 40  # iterations at a delta that is not the last: it need not be solved exactly
+# A delta that is not the last need not be solved exactly.
+COARSE_TOLERANCE = 1e-4
+COARSE_ITERATIONS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,14 @@ class _State:
       setattr(self, field.name, getattr(self, field.name)[rows])
 
 
-def minimize(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray, free_RK: np.ndarray | None = None,
-             max_iterations: int = MAX_ITERATIONS) -> Solution:  # fmt: skip
+def minimize(
+  problem: Problem,
+  theta_RK: np.ndarray,
+  weight_RP: np.ndarray,
+  free_RK: np.ndarray | None = None,
+  max_iterations: int = MAX_ITERATIONS,
+  tolerance: float = GRADIENT_TOLERANCE,
+) -> Solution:
   """Returns the local minimum that each row descends to.
 
   Args:
@@ -66,9 +74,9 @@ def minimize(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray, free
   for first in range(0, len(theta_RK), size):
     part = slice(first, first + size)
     free = None if free_RK is None else free_RK[part]
-    found.append(_minimize(problem, theta_RK[part], weight_RP[part], free, max_iterations))
+    found.append(_minimize(problem, theta_RK[part], weight_RP[part], free, max_iterations, tolerance))
   theta, gradient = (np.concatenate(column) for column in zip(*found, strict=True))
-  return Solution(theta, gradient, gradient <= GRADIENT_TOLERANCE)
+  return Solution(theta, gradient, gradient <= tolerance)
 
 
 def follow(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray) -> Solution:
@@ -76,12 +84,12 @@ def follow(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray) -> Sol
   for delta in (np.inf, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
     if delta > 1.5 * problem.delta:
       coarse = dataclasses.replace(problem, delta=delta)
-      theta_RK = minimize(coarse, theta_RK, weight_RP, max_iterations=ON_THE_WAY).theta_RK
+      theta_RK = minimize(coarse, theta_RK, weight_RP, None, COARSE_ITERATIONS, COARSE_TOLERANCE).theta_RK
   return minimize(problem, theta_RK, weight_RP)
 
 
 def _minimize(problem: Problem, start_RK: np.ndarray, weight_RP: np.ndarray, free_RK: np.ndarray | None,
-              max_iterations: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+              max_iterations: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
   R = len(start_RK)
   best, largest = start_RK.copy(), np.full(R, np.inf)
   row = np.arange(R)
@@ -92,7 +100,7 @@ def _minimize(problem: Problem, start_RK: np.ndarray, weight_RP: np.ndarray, fre
   for _ in range(max_iterations):
     size = np.abs(state.gradient).max(1) / mass
     best[row], largest[row] = theta, size
-    stay = (size > GRADIENT_TOLERANCE) & (damping < 1e12)
+    stay = (size > tolerance) & (damping < 1e12)
     if not stay.all():
       row, theta, weight, mass, damping = row[stay], theta[stay], weight[stay], mass[stay], damping[stay]
       free = None if free is None else free[stay]

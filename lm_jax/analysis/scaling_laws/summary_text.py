@@ -5,9 +5,11 @@ from typing import Any
 
 from lm_jax.analysis.headline import align
 
-_HEADINGS = {"n_params": "N", "n_tokens": "D", "tokens_per_param": "D/N", "flops": "C", "n_points": "points",
-          "n_budgets": "budgets", "cutoff_flops": "C cutoff", "n_fitted": "fitted", "n_predicted": "predicted",
-          "times_largest_flops": "C/largest C", "n_sizes": "sizes"}  # fmt: skip
+_HEADINGS = {
+  "n_params": "N", "n_tokens": "D", "tokens_per_param": "D/N", "flops": "C", "n_points": "points",
+  "n_budgets": "budgets", "cutoff_flops": "C cutoff", "n_fitted": "fitted", "n_predicted": "predicted",
+  "times_largest_flops": "C/largest C", "n_sizes": "sizes",
+}  # fmt: skip
 TABLES = {
   "allocation": "compute-optimal allocation, intervals at 95 %; C/largest C above 1 is extrapolation",
   "optima": "optimum of each budget",
