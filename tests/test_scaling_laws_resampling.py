@@ -125,15 +125,15 @@ def test_intervals_cover_what_they_claim_to():
   covered = dict.fromkeys(true, 0)
   for trial in range(100):
     rng = np.random.default_rng(trial)
-    N, D = np.exp(rng.uniform(16, 24, 100)), np.exp(rng.uniform(20, 28, 100))
-    loss = (1.8 + 480 / N**0.35 + 2100 / D**0.37) * np.exp(0.01 * rng.normal(size=100))
-    points = LossPoints(N, D, 6 * N * D, loss, np.arange(100).astype(str))
+    N, D = np.exp(rng.uniform(16, 24, 80)), np.exp(rng.uniform(20, 28, 80))
+    loss = (1.8 + 480 / N**0.35 + 2100 / D**0.37) * np.exp(0.01 * rng.normal(size=80))
+    points = LossPoints(N, D, 6 * N * D, loss, np.arange(80).astype(str))
     fit = fitting.fit(fitting.sample("chinchilla", points), n_starts=fitting.FEW_STARTS)
-    refits = resampling.bootstrap(fit, 150, seed=trial)
+    refits = resampling.bootstrap(fit, 120, seed=trial)
     for name, value in true.items():
       low, high = refits.interval(name)
       covered[name] += low <= value <= high
-  # 95 expected; 150 resamples and 100 points make percentile intervals slightly short.
+  # 95 expected; 120 resamples of 80 points make percentile intervals slightly short.
   assert all(85 <= count <= 99 for count in covered.values()), covered
 
 

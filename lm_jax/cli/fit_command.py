@@ -96,9 +96,13 @@ def _options(values: flags.FlagValues) -> "Options":
 def _numbers(values: flags.FlagValues, name: str) -> tuple[float, ...]:
   text = getattr(values, name)
   try:
-    return tuple(float(part) for part in (text or "").split(",") if part.strip())
+    numbers = tuple(float(part) for part in (text or "").split(",") if part.strip())
   except ValueError:
     raise ConfigError(f"--{name}={text}: must be numbers with commas between, e.g. 1e20,1e21") from None
+  for number in numbers:
+    if not (number > 0 and math.isfinite(number)):
+      raise ConfigError(f"--{name}={number:g}: must be a finite number greater than 0")
+  return numbers
 
 
 def _table(values: flags.FlagValues) -> "CurveTable":

@@ -131,13 +131,22 @@ def _steps(state: _State, damping_R: np.ndarray) -> np.ndarray:
     step = -np.linalg.solve(system, state.gradient[:, :, None])[:, :, 0]
   except np.linalg.LinAlgError:  # one of them is singular to the last bit
     step = -(np.linalg.pinv(system) @ state.gradient[:, :, None])[:, :, 0]
+  # Where the surface bends down, Newton's step climbs: there each eigenvalue is taken by its size, which goes
+  # down along every axis (Dauphin et al., arXiv:1406.2572).
   uphill = (step * state.gradient).sum(1) > 0
-  step[uphill] = (
-    -state.gradient[uphill] / np.maximum(state.majorizer, floor)[uphill] / (1 + damping_R[uphill, None])
-  )
+  if uphill.any():
+    step[uphill] = _downhill(system[uphill], state.gradient[uphill])
   # A log coordinate or an exponent that moves by more than this leaves the region the step knows of.
   longest = np.abs(step).max(1, keepdims=True)
   return step * np.minimum(1, 2 / np.maximum(longest, 1e-300))
+
+
+def _downhill(system_RKK: np.ndarray, gradient_RK: np.ndarray) -> np.ndarray:
+  eigenvalue_RK, axes_RKK = np.linalg.eigh(system_RKK)
+  size_RK = np.abs(eigenvalue_RK)
+  size_RK = np.maximum(size_RK, 1e-12 * size_RK.max(1, keepdims=True) + 1e-300)
+  along_RK = np.einsum("rki,rk->ri", axes_RKK, gradient_RK) / size_RK
+  return -np.einsum("rki,ri->rk", axes_RKK, along_RK)
 
 
 def _derivatives(problem: Problem, theta: np.ndarray, weight: np.ndarray,
