@@ -88,7 +88,8 @@ def test_the_published_fit(capsys, epoch):
 def test_the_text_says_the_same(capsys, epoch):
   code, out, err = call(capsys, f"--table={epoch}", "--drop_highest=5", *QUICK)
   assert (code, err) == (0, "")
-  for part in ("n_params = Model Size", "0.5139", "objective 0.0010182740178 (sum)", "20 of 20 refits converged", "card:",
+  for part in ("n_params = Model Size", "0.5139", "objective 0.0010182740178 (sum)",
+               "20 of 20 refits converged", "card:",
                "learning rates tuned  not stated by the table", "2 isoFLOP akima", "naive"):  # fmt: skip
     assert part in out
   assert "nan" not in out.lower().replace("nano", "")
