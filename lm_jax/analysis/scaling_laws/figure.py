@@ -36,7 +36,7 @@ def _figure(summary: Summary) -> Figure:
   _compute(ax, summary, color)
   scale = mpl.cm.ScalarMappable(_norm(summary.points), _MAP)
   bar = right.colorbar(scale, ax=ax, pad=0.02, aspect=30)
-  bar.set_label("parameters N")
+  bar.set_label("parameters $N$")
   bar.outline.set_visible(False)
   return made
 
@@ -89,7 +89,7 @@ def _compute(ax: Axes, summary: Summary, color: np.ndarray) -> None:
   ax.set_xscale("log")
   ax.set_yscale("log")
   _plain(ax.yaxis)
-  ax.set_xlabel("training compute C (FLOPs)")
+  ax.set_xlabel("training compute $C$ (FLOPs)")
   ax.set_ylabel(_LOSS[points.metric])
   if summary.frontier is not None:
     for method, marker in zip(summary.frontier.exponents, "so", strict=False):
@@ -120,7 +120,7 @@ def _optimal_curve(summary: Summary) -> list[dict]:
 
 def _name_optima(ax: Axes, curve: list[dict]) -> None:
   """Writes N* at a few budgets along the curve."""
-  for i in np.linspace(8, len(curve) - 6, 4).astype(int):
+  for i in np.linspace(12, len(curve) - 6, 4).astype(int):
     row = curve[i]
     ax.plot([row["flops"]], [row["loss"]], "o", color=_HIGHLIGHT, markersize=3.5, zorder=4)
     ax.annotate(f"$N^*$ {_short(row['n_params'])}", (row["flops"], row["loss"]), xytext=(-3, -4), ha="right",
@@ -154,6 +154,6 @@ def _sizes(ax: Axes, summary: Summary) -> None:
       ax.fill_between(budgets, low, high, color=color, alpha=0.12, linewidth=0)
   ax.set_xscale("log")
   ax.set_yscale("log")
-  ax.set_xlabel("training compute C (FLOPs)")
+  ax.set_xlabel("training compute $C$ (FLOPs)")
   ax.set_ylabel("compute-optimal parameters $N^*$")
   ax.legend(frameon=False, fontsize=7)
