@@ -141,8 +141,10 @@ def _frontier(points: LossPoints, options: Options, head: dict[str, Any], card: 
     tree["notes"] = [*tree["notes"], "the parabola's minimum is biased (arXiv:2603.22339); Akima beside it"]
   cluster, method = tree["cluster"], "lower envelope over compute"
   if options.law == "isoflop":
-    method = (f"parabola and Akima minimum over log N; budgets within a factor {isoflop.SAME_BUDGET:g} of their "
-              f"neighbors are one, sizes within {isoflop.SAME_SIZE:g}")  # fmt: skip
+    method = (
+      f"parabola and Akima minimum over log N; neighbors within a factor {isoflop.SAME_BUDGET:g} are one "
+      f"budget, sizes within {isoflop.SAME_SIZE:g} are one"
+    )
   intervals = f"percentile bootstrap, {cluster} drawn, {resamples} resamples, seed {options.seed}"
   card = card | {"method": method, "intervals": intervals}
   return Summary(tree | {"card": card}, points, frontier=frontier)
