@@ -102,7 +102,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.launch import study
 
-  return study.show_status(_existing(values), watch=values.watch, as_json=values.json)
+  return study.show_status(existing(values), watch=values.watch, as_json=values.json)
 
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
@@ -110,7 +110,7 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.analysis import few_shot_frame, few_shot_report, finetuning
   from lm_jax.analysis import report as reporting
 
-  workdir = _existing(values)
+  workdir = existing(values)
   if few_shot_frame.is_results(workdir):
     page = few_shot_report.write(workdir)
   elif finetune_config.is_finetuning(workdir):
@@ -165,7 +165,7 @@ def classify(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.launch import finetuning
 
   environment.enable_compilation_cache()
-  workdir = _existing(values)
+  workdir = existing(values)
   texts = values.text or finetuning.read_lines(sys.stdin)
   results = finetuning.classify(workdir, texts)
   if values.json:
@@ -191,7 +191,7 @@ def _workdir(values: flags.FlagValues) -> Path:
   return path
 
 
-def _existing(values: flags.FlagValues) -> Path:
+def existing(values: flags.FlagValues) -> Path:
   path = Path(values.workdir)
   if not path.is_dir():
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
