@@ -1,4 +1,4 @@
-"""Forecasts: fits that agree with scipy's, bands that hold as often as they say, files that cannot be changed."""
+"""Forecasts: fits that agree with scipy's, bands that hold as often as they say, files nobody can change."""
 
 import dataclasses
 import json

@@ -49,6 +49,8 @@ FLAGS: dict[str, Flag] = {
   "flops_per_second": (
     flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
   ),
+  "gain": (flags.DEFINE_float, "over chance, in accuracy: say how many items and seeds would show it", None),
+  "seed_sd": (flags.DEFINE_float, "standard deviation over seeds to assume, for the number of seeds", None),
   "model": (
     flags.DEFINE_string, "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, "
     "org/name on its hub, a GGUF file, or a llama2.c .bin beside its tok*.bin", None,

@@ -47,10 +47,13 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import plan as planning
 
   positive(values, "workers")
-  positive(values, "flops_per_second")
+  for name in ("flops_per_second", "gain", "seed_sd"):
+    positive(values, name)
+  if values.seed_sd is not None and values.gain is None:
+    raise ConfigError("--seed_sd: says how many seeds show a gain, which --gain=... must name")
   loaded = _load(values.config, overrides)
   workers = values.workers or len(environment.usable_cores())
-  result = planning.plan(loaded, workers, values.flops_per_second)
+  result = planning.plan(loaded, workers, values.flops_per_second, values.gain, values.seed_sd)
   print(json.dumps(result) if values.json else planning.table(result))
   return 0
 
@@ -202,8 +205,8 @@ def existing(values: flags.FlagValues) -> Path:
 _CONFIG, _WORKDIR = ("config",), ("workdir",)
 COMMANDS = {
   "plan": Command(
-    plan, "cells, parameters, FLOPs, tokens, memory and time; trains nothing",
-    ("config", "workers", "flops_per_second", "json"), _CONFIG, takes_config=True,
+    plan, "cells, parameters, FLOPs, tokens, memory, time, and what gain they can resolve; trains nothing",
+    ("config", "workers", "flops_per_second", "gain", "seed_sd", "json"), _CONFIG, takes_config=True,
   ),
   "train": Command(
     train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),
