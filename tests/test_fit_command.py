@@ -199,10 +199,10 @@ def test_one_line_says_what_is_wrong(capsys, epoch, words, message):
 
 
 def test_a_table_or_a_workdir(capsys, epoch, tmp_path):
-  message = "either --table=FILE or --workdir=DIR must be given"
+  message = "--table=FILE or --workdir=DIR: one of them must be given"
   assert message in refused(capsys)
   assert message in refused(capsys, f"--table={epoch}", f"--workdir={tmp_path}")
-  assert "belongs to --table" in refused(capsys, f"--workdir={tmp_path}", "--columns=n_params=x")
+  assert "--columns: is for --table" in refused(capsys, f"--workdir={tmp_path}", "--columns=n_params=x")
 
 
 @pytest.mark.parametrize(

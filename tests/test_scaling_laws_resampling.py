@@ -10,7 +10,7 @@ from shared import folder
 
 from lm_jax.analysis import curve_table, loss_points
 from lm_jax.analysis.loss_points import LossPoints
-from lm_jax.analysis.scaling_laws import fitting, resampling
+from lm_jax.analysis.scaling_laws import fitting, newton, resampling
 from lm_jax.analysis.scaling_laws.estimators import Estimator
 from lm_jax.strict import ConfigError
 
@@ -153,11 +153,28 @@ def test_other_laws_and_estimators_have_intervals_too():
   for estimator in (Estimator("mse"), Estimator("lad")):
     fit = fitting.fit(fitting.sample("power", points), estimator)
     refits = resampling.bootstrap(fit, 200)
-    assert refits.n_converged > 150
+    assert refits.n_converged == 200
     for name, true in (("E", 1.8), ("alpha", 0.35)):
       low, high = refits.interval(name)
       assert low < fit.parameters[name] < high
       assert low < true < high
+
+
+def test_refits_of_least_absolute_deviations_arrive(fit):
+  lad = fitting.fit(fit.sample, Estimator("lad"), fitting.FEW_STARTS)
+  refits = resampling.bootstrap(lad, 100)
+  assert refits.n_converged >= 97
+  # Each is a minimum: steps along the axes of its coordinates go up.
+  weight_RP = resampling.draw(240, 100, 42)
+  problem = fit.sample.problem(lad.estimator.smoothing)
+  arrived = newton.follow(problem, np.repeat(lad.theta_K[None], 100, 0), weight_RP, 1e-3).converged_R
+  assert arrived.sum() == refits.n_converged
+  weight_RP = weight_RP[arrived]
+  value = lad.estimator.total(fit.sample.residuals(refits.theta_RK), weight_RP)
+  for k in range(5):
+    for step in (-1e-3, 1e-3):
+      moved = refits.theta_RK + step * np.eye(5)[k]
+      assert (lad.estimator.total(fit.sample.residuals(moved), weight_RP) > value).all()
 
 
 def test_what_is_not_identified_has_no_interval():

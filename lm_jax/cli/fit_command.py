@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from lm_jax.cli.command_flags import FLAGS, Command
+from lm_jax.cli.command_flags import Command
+from lm_jax.cli.table_flags import TABLE_FLAGS, table_of
 from lm_jax.strict import ConfigError, require
 
 if TYPE_CHECKING:
@@ -16,14 +17,7 @@ if TYPE_CHECKING:
   from lm_jax.analysis.loss_points import LossPoints
   from lm_jax.analysis.scaling_laws.summary import Options
 
-FLAGS |= {
-  "table": (flags.DEFINE_string, "file of points: .csv, .tsv (also .gz) or .parquet", None),
-  "columns": (
-    flags.DEFINE_multi_string, "which column is what, NAME=COLUMN or NAME=FACTOR*COLUMN; with commas, may be "
-    "repeated", None,
-  ),
-  "task": (flags.DEFINE_string, "whose losses, of several tasks", None),
-  "family": (flags.DEFINE_string, "whose losses, of several families of models", None),
+_FLAGS = TABLE_FLAGS | {
   "law": (
     flags.DEFINE_string, "chinchilla (the default), kaplan, power, bnsl, data_constrained, isoflop, envelope",
     "chinchilla",
@@ -44,6 +38,7 @@ FLAGS |= {
   "cutoffs": (
     flags.DEFINE_string, "training FLOPs, with commas: fit below, predict above (default: quantiles)", None,
   ),
+  "seed": (flags.DEFINE_integer, "of the resamples: the same seed, the same intervals", 42),
   "figure": (flags.DEFINE_string, "file for a figure: .png, .svg or .pdf", None),
 }  # fmt: skip
 
@@ -53,7 +48,7 @@ def fit(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
   options = _options(values)
   ending = _ending(values.figure)
-  table = _table(values)
+  table = table_of(values, quiet=True)  # the text and the JSON say the same
   result = summary.summarize(_conventions(values, table), options)
   tree = result.tree | {"columns": dict(table.columns)}
   if values.figure:
@@ -88,7 +83,7 @@ def _options(values: flags.FlagValues) -> "Options":
     require(values.bootstrap > 1, "--bootstrap", values.bootstrap, f"2 or more for --law={values.law}")
   return Options(
     values.law, Estimator(values.loss, values.delta), values.x, values.breaks, values.drop_highest,
-    values.bootstrap, values.cluster, 42 if values.seed is None else values.seed, _numbers(values, "budgets"),
+    values.bootstrap, values.cluster, values.seed, _numbers(values, "budgets"),
     _numbers(values, "cutoffs"),
   )  # fmt: skip
 
@@ -105,19 +100,6 @@ def _numbers(values: flags.FlagValues, name: str) -> tuple[float, ...]:
   return numbers
 
 
-def _table(values: flags.FlagValues) -> "CurveTable":
-  from lm_jax.analysis import curve_table
-
-  if bool(values.table) == bool(values.workdir):
-    raise ConfigError("either --table=FILE or --workdir=DIR must be given to lm-jax fit")
-  columns = curve_table.parse_columns(values.columns or ())
-  if values.table:
-    return curve_table.read(values.table, columns)
-  if columns:
-    raise ConfigError("--columns: belongs to --table; a workdir's columns are known")
-  return curve_table.load(values.workdir)
-
-
 def _conventions(values: flags.FlagValues, table: "CurveTable") -> dict[tuple[str, str], "LossPoints"]:
   """Returns the points by what is called N and C, those asked for first and others that the table has."""
   from lm_jax.analysis.loss_points import of_table
@@ -125,7 +107,7 @@ def _conventions(values: flags.FlagValues, table: "CurveTable") -> dict[tuple[st
   for name, allowed in (("n", ("total", "nonembedding")), ("c", ("6nd", "exact"))):
     given = getattr(values, name)
     require(given in allowed, f"--{name}", given, " or ".join(allowed))
-  which = {"task": values.task, "family": values.family}
+  which = {"task": values.task, "metric": values.metric, "family": values.family}
   found = {(values.n, values.c): of_table(table, **which, n=values.n, c=values.c)}
   has = {name: table.rows[column].notna().any() for name, column in (
     ("total", "n_params"), ("nonembedding", "n_params_nonembedding"), ("exact", "flops"))}  # fmt: skip
@@ -156,7 +138,7 @@ COMMANDS = {
     fit, "a scaling law fitted to a table or a workdir, with intervals and all that moves the result",
     (
       "table", "workdir", "law", "loss", "delta", "drop_highest", "n", "c", "x", "breaks", "bootstrap",
-      "cluster", "seed", "budgets", "cutoffs", "columns", "task", "family", "figure", "json",
-    ),
+      "cluster", "seed", "budgets", "cutoffs", "columns", "task", "metric", "family", "figure", "json",
+    ), own=_FLAGS,
   ),
 }  # fmt: skip

@@ -79,10 +79,10 @@ def minimize(
   return Solution(theta, gradient, gradient <= tolerance)
 
 
-def follow(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray) -> Solution:
-  """Returns the minima at problem.delta, reached from squares through ever less smooth losses."""
+def follow(problem: Problem, theta_RK: np.ndarray, weight_RP: np.ndarray, first: float = np.inf) -> Solution:
+  """Returns the minima at problem.delta, reached from delta=first (inf: squares) downwards."""
   for delta in (np.inf, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
-    if delta > 1.5 * problem.delta:
+    if first >= delta > 1.5 * problem.delta:
       coarse = dataclasses.replace(problem, delta=delta)
       theta_RK = minimize(coarse, theta_RK, weight_RP, None, COARSE_ITERATIONS, COARSE_TOLERANCE).theta_RK
   return minimize(problem, theta_RK, weight_RP)

@@ -80,8 +80,9 @@ def bootstrap(fit: Fit, n_resamples: int = 4000, seed: int = 42, cluster: str = 
   if groups is not None and len(np.unique(groups)) < 3:
     raise ConfigError(f"cluster='run': needs 3 runs to draw from, and there are {len(np.unique(groups))}")
   weight_RP = draw(len(points), n_resamples, seed, groups)
-  found = newton.minimize(
-    fit.sample.problem(fit.estimator.smoothing), np.repeat(fit.theta_K[None], n_resamples, 0), weight_RP
+  # Other points are met exactly in a resample of least absolute deviations: it starts from a smoother loss.
+  found = newton.follow(
+    fit.sample.problem(fit.estimator.smoothing), np.repeat(fit.theta_K[None], n_resamples, 0), weight_RP, 1e-3
   )
   theta_RK = found.theta_RK[found.converged_R]
   return Refits(fit, theta_RK, fit.sample.natural(theta_RK), n_resamples, len(theta_RK), cluster, seed)
