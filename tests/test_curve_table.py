@@ -43,6 +43,8 @@ def test_what_is_said_goes_before_what_is_guessed(tmp_path):
   table = curve_table.read(path, {"n_params": "1000*kparams"})
   assert table.rows["n_params"].tolist() == [2000]
   assert curve_table.read(path).rows["n_params"].tolist() == [1]
+  rows = curve_table.read(write(tmp_path, "params,acc,NLL\n1,.5,2\n"), {"value": "NLL"}).rows
+  assert rows[["metric", "value"]].to_numpy().tolist() == [["nll", 2]]
 
 
 def test_a_second_candidate_is_named(tmp_path):

@@ -158,6 +158,9 @@ def read(path: str | Path, given: Mapping[str, str] | None = None) -> CurveTable
   data = {name: table[column] for name, (column, _) in columns.items()}
   for name in set(data) & set(NUMBERS):
     data[name] = _numbers(path, columns[name][0], data[name]) * columns[name][1]
+  if "value" in data and "metric" not in data and _normalized(columns["value"][0]) not in ALIASES["value"]:
+    # A column that was said to be the values names the metric.
+    data["metric"] = pd.Series(_normalized(columns["value"][0]), index=table.index)
   told = {name: column if scale == 1 else f"{scale:g}*{column}" for name, (column, scale) in columns.items()}
   metrics = [] if "value" in data else _metric_columns(path, table, columns)
   if not metrics:
