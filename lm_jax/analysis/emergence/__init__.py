@@ -1,1 +1,1 @@
-"""Emergence statistics of curves of scores over sizes: `table.analyze` gives a row a curve. Never imports jax."""
+"""Emergence statistics of curves of scores over sizes: `table.analyze` gives a row a curve."""

@@ -2,15 +2,15 @@
 
 Definitions, with y the scores at S ascending sizes, higher better, dy its S - 1 steps, and
 I = sign(argmax y - argmin y) (max y - min y) the signed rise (the first of equal extremes counts):
-  breakthroughness             B = I / sqrt(median(dy^2)); BIG-bench, arXiv:2206.04615. Positive affine maps of
-                               y leave it as it is, and so it says nothing about how far sizes are apart.
-  breakthroughness_per_decade  the same with steps per decade of size, dy / dx with x = log10 size, times the
-                               mean step of x: for evenly spaced sizes it is B.
-  linearity_rms_step           I / sqrt(mean(dy^2)), between -(S - 1) and S - 1; S - 1 where all steps are equal.
+  breakthroughness             B = I / sqrt(median(dy^2)); BIG-bench, arXiv:2206.04615. Positive affine maps
+                               of y leave it as it is, and it does not know how far sizes are apart.
+  breakthroughness_per_decade  the same with steps per decade of size, dy / dx with x = log10 size, times
+                               the mean step of x: for evenly spaced sizes it is B.
+  linearity_rms_step           I / sqrt(mean(dy^2)), between -(S - 1) and S - 1, which equal steps have.
   linearity_pearson            correlation of y with x. How BIG-bench defines its linearity is disputed, and
                                neither of these two is meant to be it.
-  null                         B of S independent Gaussian scores, simulated: one noise curve of twenty has a B
-                               above 5, so B is read beside its quantiles only.
+  null                         B of S independent Gaussian scores, simulated: one noise curve of twenty has
+                               a B of about 5 or more, so B is read beside its quantiles only.
   q-value                      Benjamini and Hochberg 1995, over all curves that were looked at.
 """
 

@@ -4,11 +4,11 @@ Runs of one size have a mean and a spread: with weights that are the same within
 squares of a shape is that of the means plus the spread within sizes, which is the same for all shapes. The
 noise of a run at size s has variance phi v_s, with v_s that of its items (1 where that is not known) and phi
 what is on top: other seeds, and sizes that do not lie on a smooth curve for reasons of their own. Evidence:
-  minus2_log_likelihood  n log(phi) + RSS / phi over n runs, phi = RSS / n, but not below 1 where v_s is known:
-                         items alone are noise enough.
+  minus2_log_likelihood  n log(phi) + RSS / phi over n runs, phi = RSS / n, but not below 1 where v_s is
+                         known: items alone are noise enough.
   aicc                   that + 2 k + 2 k (k + 1) / (n - k - 1), k with the scale phi; Hurvich and Tsai 1989.
-  loo                    where n <= k + 1 for some shape: each size is left out in turn, and the others predict
-                         it: the sum of -2 log of the density of its runs.
+  loo                    where n <= k + 1 for some shape: each size is left out in turn, and the others
+                         predict it: the sum of -2 log of the density of its runs.
 Both are smaller for better shapes, by differences on one scale.
 """
 
@@ -23,6 +23,7 @@ from lm_jax.analysis.emergence.shapes import SHAPES, Domain, Shape, grid
 _CURVES_AT_ONCE = 64  # the sums of squares of so many, over a grid, stay in the cache
 # Of a metric whose noise is not known and that a shape meets exactly: a millionth of its rise is noise.
 _LEAST_NOISE = 1e-6
+_TINY = 1e-300  # under a quotient whose numerator is 0 as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _solve(s: _Sums, low: float, high: float) -> tuple[np.ndarray, np.ndarray, n
   cff = np.maximum(s.ff - s.f**2 / s.w, 0)
   cfy = s.fy - s.f * s.y / s.w
   # An f that is flat at these sizes explains nothing.
-  flat = cff <= 1e-12 * np.maximum(s.ff, 1e-300)
+  flat = cff <= 1e-12 * np.maximum(s.ff, _TINY)
   b = np.maximum(cfy, 0) / np.where(flat, np.inf, cff)
   a = (s.y - b * s.f) / s.w
   rss = s.yy - s.y**2 / s.w - b * (2 * cfy - b * cff)
@@ -103,17 +104,17 @@ def _solve(s: _Sums, low: float, high: float) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _faces(s: _Sums, low: float, high: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Returns the best a, b and sum of squares with a = low, and with a + b = high."""
   faces = []
-  with np.errstate(divide="ignore", invalid="ignore"):
-    if np.isfinite(low):
-      fu, uu = s.fy - low * s.f, s.yy - 2 * low * s.y + low**2 * s.w
-      b = np.clip(np.nan_to_num(fu / s.ff), 0, high - low)
-      faces.append((np.full_like(b, low), b, uu - b * (2 * fu - b * s.ff)))
-    if np.isfinite(high):
-      gg = s.w - 2 * s.f + s.ff
-      gu, uu = high * s.w - s.y - high * s.f + s.fy, high**2 * s.w - 2 * high * s.y + s.yy
-      b = np.clip(np.nan_to_num(gu / gg), 0, high - low)
-      faces.append((high - b, b, uu - b * (2 * gu - b * gg)))
+  if np.isfinite(low):
+    fu, uu = s.fy - low * s.f, s.yy - 2 * low * s.y + low**2 * s.w
+    b = np.clip(fu / np.maximum(s.ff, _TINY), 0, high - low)
+    faces.append((np.full_like(b, low), b, uu - b * (2 * fu - b * s.ff)))
+  if np.isfinite(high):
+    gg = s.w - 2 * s.f + s.ff
+    gu, uu = high * s.w - s.y - high * s.f + s.fy, high**2 * s.w - 2 * high * s.y + s.yy
+    b = np.clip(gu / np.maximum(gg, _TINY), 0, high - low)
+    faces.append((high - b, b, uu - b * (2 * gu - b * gg)))
   return faces
 
 
@@ -150,20 +151,11 @@ def fit(shape: Shape, points: Points, *, fine: bool = False) -> Fits:
   Args:
     fine: to 6 digits, for a curve that is shown; else to an eighth of the grid's step, for resamples.
   """
-  parts = [
-    _fit(shape, _part(points, slice(start, start + _CURVES_AT_ONCE)), fine)
-    for start in range(0, len(points.y_BS), _CURVES_AT_ONCE)
-  ]
-  return Fits(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in dataclasses.fields(Fits)))
-
-
-def _part(points: Points, which: slice) -> Points:
-  return dataclasses.replace(points, y_BS=points.y_BS[which], spread_B=points.spread_B[which])
-
-
-def _fit(shape: Shape, points: Points, fine: bool) -> Fits:
   own_GP, step_P = grid(shape, points.domain, fine=fine)
-  best_BP = own_GP[np.argmin(sums_of_squares(shape, own_GP, points), 1)]
+  starts = range(0, len(points.y_BS), _CURVES_AT_ONCE)
+  parts = [_part(points, slice(start, start + _CURVES_AT_ONCE)) for start in starts]
+  chosen = np.concatenate([np.argmin(sums_of_squares(shape, own_GP, part), 1) for part in parts])
+  best_BP = own_GP[chosen]
   low_P, high_P = own_GP.min(0), own_GP.max(0)
   around_KP = np.array(list(itertools.product(np.linspace(-1, 1, 5 if fine else 3), repeat=len(step_P))))
   for stage in range((20 if fine else 3) if len(step_P) else 0):
@@ -172,6 +164,10 @@ def _fit(shape: Shape, points: Points, fine: bool) -> Fits:
     best_BP = own_BKP[np.arange(len(chosen)), chosen]
   a, b, rss = _at(shape, best_BP[:, None], points)
   return Fits(a[:, 0], b[:, 0], best_BP, rss[:, 0])
+
+
+def _part(points: Points, which: slice) -> Points:
+  return dataclasses.replace(points, y_BS=points.y_BS[which], spread_B=points.spread_B[which])
 
 
 def predict(shape: Shape, fits: Fits, x_S: np.ndarray, domain: Domain) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is known of metrics by their names: which way is better, where they end, and whether they have a threshold.
+"""What a metric's name tells: which way is better, where its values end, and whether it has a threshold.
 
 A thresholded metric turns an item into right or wrong; a continuous one follows the probabilities behind it.
 A jump of the first beside a smooth curve of the second is made by the metric (arXiv:2304.15004).

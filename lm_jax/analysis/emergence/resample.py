@@ -3,8 +3,8 @@
 At a size with R > 1 runs these are drawn with replacement, their distances from the mean times
 sqrt(R / (R - 1)), so that means of resamples vary as means of R runs do (Davison and Hinkley 1997, 2.3); they
 carry the noise of their items with them. A single run gets other items: a binomial draw for a share of items,
-a normal one for a standard error, in both cases with the scale phi that the residuals of the best shape ask for
-(a share is drawn from n / phi items); where the noise is not known, residuals of that shape are drawn.
+a normal one for a standard error, in both cases with the scale phi that the residuals of the best shape ask
+for (a share is drawn from n / phi items); where the noise is not known, residuals of that shape are drawn.
 The draws are centered on the runs themselves and not on a fitted curve: a shape that is wrong does no harm.
 That adds the noise a second time, so what rests on single steps, as breakthroughness does, is biased in them.
 """

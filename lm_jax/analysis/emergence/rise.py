@@ -4,10 +4,10 @@
           least squares: for each of the S - 1 splits of the sizes, that the mean of the larger ones is not
           higher; and that the slope over log10 size is not above 0. A jump late, early or none at all but a
           slow rise: one of them is near.
-  chance  that the mean of the best split's upper sizes, of the largest size where none is better, is not above
-          chance.
-The noise is phi v_s, see `fits`: phi is estimated with a t-distribution's allowance, but is never below 1 where
-v_s is known.
+  chance  that the mean of the largest sizes is not above chance: the smallest p-value over how many of them,
+          times S.
+The noise is phi v_s, see `fits`: phi is estimated with a t-distribution's allowance, but is never below 1
+where v_s is known.
 """
 
 import numpy as np

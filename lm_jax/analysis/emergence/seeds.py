@@ -33,7 +33,7 @@ class Past:
 
 
 def bimodal_sizes(curve: Curve) -> list[float] | None:
-  """Returns the log10 sizes with two groups of runs; None with too few runs, or without known noise of items."""
+  """Returns the log10 sizes with two groups of runs; None with too few runs or unknown noise of items."""
   if curve.variance_S is None or (curve.runs_S < MIN_RUNS).all():
     return None
   rise = np.nanmax(curve.y_SR) - np.nanmin(curve.y_SR)
@@ -50,7 +50,8 @@ def _is_bimodal(y_R: np.ndarray, rise: float, variance: float) -> bool:
   within = max(y_R[at] - y_R[0], y_R[-1] - y_R[at + 1])
   # Half of an empty rise is no gap.
   return bool(
-    gaps[at] > 0 and gaps[at] >= max(GAP_OF_RISE * rise, SEPARATION * np.sqrt(2 * variance), GAP_OF_GROUP * within)
+    gaps[at] > 0
+    and gaps[at] >= max(GAP_OF_RISE * rise, SEPARATION * np.sqrt(2 * variance), GAP_OF_GROUP * within)
   )
 
 

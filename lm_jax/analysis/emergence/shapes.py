@@ -13,6 +13,7 @@ curves and all their resamples over the same sizes, so that all of them are fitt
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -127,7 +128,11 @@ BREAKPOINT = Shape("breakpoint", 3, False, ("x_break",), _break_axes, _hinge, (4
 SHAPES = (CONSTANT, LOG_LINEAR, POWER_LAW, LOGISTIC, BREAKPOINT)
 
 
+@functools.lru_cache(maxsize=64)
 def grid(shape: Shape, domain: Domain, *, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
   """Returns f's own parameters [G, n] at all points of a shape's grid, and the grid's steps [n]."""
   axes = shape.axes(domain, shape.fine_points if fine else shape.points)
-  return np.array(list(itertools.product(*axes))), np.array([axis[1] - axis[0] for axis in axes])
+  own_GP, step_P = np.array(list(itertools.product(*axes))), np.array([axis[1] - axis[0] for axis in axes])
+  for array in (own_GP, step_P):
+    array.setflags(write=False)
+  return own_GP, step_P

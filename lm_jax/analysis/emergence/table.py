@@ -38,9 +38,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def analyze(
-  rows: pd.DataFrame, *, x: str = "n_params", bootstrap: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def analyze(rows: pd.DataFrame, *, x: str = "n_params", bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
   """Returns one row a (task, metric, shots, group, family), JSON-ready, missing is None; columns: COLUMNS.
 
   Args:

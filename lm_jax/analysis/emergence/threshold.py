@@ -1,13 +1,13 @@
 """Where a logistic has its threshold and how wide it is, and how a narrow one compares with smooth shapes.
 
-  x50       log10 size at which half of the rise from floor to ceiling is reached
-  width     decades from 10 to 90 % of it, 2 ln(9) s
-  interval  the values that a likelihood ratio does not reject at 5 %, all other coefficients at their best
-            (profile likelihood), joined with the 2.5 and 97.5 % quantiles of the resamples: the first knows
-            that all of a gap between two sizes is the same to a step, the second does not assume the
-            distribution of seeds. Where the scale of the noise is estimated the ratio is compared with F(1, n - 4).
-  narrow    a logistic not wider than a limit, with x50 inside the sizes; all other logistics, log-linear and the
-            power law are smooth.
+x50       log10 size at which half of the rise from floor to ceiling is reached
+width     decades from 10 to 90 % of it, 2 ln(9) s
+interval  the values that a likelihood ratio does not reject at 5 %, all other coefficients at their best
+          (profile likelihood), joined with the 2.5 and 97.5 % quantiles of the resamples: the first knows
+          that all of a gap between two sizes is the same to a step, the second does not assume the
+          distribution of seeds. Where the noise has a scale to estimate, the ratio is one of F(1, n - 4).
+narrow    a logistic not wider than a limit, with x50 inside the sizes; all other logistics, log-linear and
+          the power law are smooth.
 """
 
 import dataclasses
@@ -49,9 +49,7 @@ class Threshold:
   wide: float
 
 
-def threshold(
-  points: Points, best: Fits, resamples: Fits | None, limit: float
-) -> Threshold:
+def threshold(points: Points, best: Fits, resamples: Fits | None, limit: float) -> Threshold:
   """Returns the threshold of one curve.
 
   Args:
@@ -64,9 +62,7 @@ def threshold(
   least = points.least_scale()[0]
   minus2_G = minus2_log_likelihood(rss_G, points.n_runs, least)
   x50_G, width_G = own_GP[:, 0], own_GP[:, 1]
-  narrow_G = (
-    (width_G <= math.log10(limit)) & (x50_G >= points.domain.first) & (x50_G <= points.domain.last)
-  )
+  narrow_G = (width_G <= math.log10(limit)) & (x50_G >= points.domain.first) & (x50_G <= points.domain.last)
   at_best = float(minus2_log_likelihood(best.rss_B, points.n_runs, least)[0])
   x50, width = float(best.own_BP[0, 0]), float(best.own_BP[0, 1])
   best_is_narrow = width <= math.log10(limit) and points.domain.first <= x50 <= points.domain.last

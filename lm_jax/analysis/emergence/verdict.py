@@ -3,16 +3,17 @@
   insufficient data        fewer than MIN_SIZES sizes.
   no rise resolved         no rise above the noise (`rise`, q <= ALPHA over all curves looked at).
   below chance resolution  the same, and its best scores are not resolved from chance either.
-  sharp                    a rise is resolved; and a narrow logistic, not wider than MAX_WIDTH decades nor than
-                           MAX_SHARE of the range of the sizes, beats constant, log-linear and power law by MARGIN or
-                           more in AICc (-2 log predictive density where AICc is not defined); and the upper end
-                           of the width's interval is within these limits; and the interval of x50 is inside the
-                           sizes; of MIN_SIZES_SHARP sizes or more.
-  smooth                   a rise is resolved, and each narrow logistic is rejected: log-linear, the power law or a
-                           wider logistic has a -2 log-likelihood lower by REJECTED or more.
+  sharp                    a rise is resolved; the logistic beats constant, log-linear and power law by MARGIN
+                           or more in AICc (-2 log predictive density where AICc is not defined); the upper
+                           end of its width's interval is below MAX_WIDTH decades and below MAX_SHARE of the
+                           range of the sizes; the interval of x50 is inside the sizes, and these are
+                           MIN_SIZES_SHARP or more.
+  smooth                   a rise is resolved, and each narrow logistic is rejected: log-linear, the power law
+                           or a wider logistic has a -2 log-likelihood lower by REJECTED or more.
   not resolved             a rise is resolved, and the data agree with both.
 Of a pair with a thresholded metric that is sharp:
-  sharp under the thresholded metric only   the continuous one of the same task, shots, group and family is smooth
+  sharp under the thresholded metric only   the continuous one of the same task, shots, group and family is
+                                            smooth
   sharp under both                          that is sharp too
 and "sharp" stays where the continuous one shows neither.
 
