@@ -15,6 +15,7 @@ from lm_jax import __version__
 from lm_jax.cli import (
   answer_command,
   command_flags,
+  emergence_command,
   evaluate_command,
   model_commands,
   prompts_command,
@@ -22,7 +23,9 @@ from lm_jax.cli import (
 )
 from lm_jax.strict import ConfigError, nearest
 
-_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command)
+_PARTS = (
+  run_commands, model_commands, answer_command, evaluate_command, prompts_command, emergence_command,
+)  # fmt: skip
 COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.items()}
 
 

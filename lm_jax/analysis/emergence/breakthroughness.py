@@ -76,11 +76,11 @@ def breakthroughness(x_S: np.ndarray, y_S: np.ndarray) -> Breakthroughness:
   per_decade = float(np.sqrt(np.median((dy / dx) ** 2)) * (x_S[-1] - x_S[0]) / len(dx))
   null = null_distribution(len(y_S))
   value = rise / step
-  p95, p99 = np.quantile(null, [0.95, 0.99])
+  p95, p99 = null_quantiles(len(y_S))
   reached = len(null) - np.searchsorted(null, value, side="left")
   return Breakthroughness(
-    "ok", value, rise / per_decade if per_decade > 0 else None, **linearity, null_p95=float(p95),
-    null_p99=float(p99), p_value=float((1 + reached) / (1 + len(null))),
+    "ok", value, rise / per_decade if per_decade > 0 else None, **linearity, null_p95=p95,
+    null_p99=p99, p_value=float((1 + reached) / (1 + len(null))),
   )  # fmt: skip
 
 
@@ -104,6 +104,13 @@ def null_distribution(n_sizes: int) -> np.ndarray:
   null = np.sort(np.concatenate(parts))
   null.setflags(write=False)
   return null
+
+
+@functools.cache
+def null_quantiles(n_sizes: int) -> tuple[float, float]:
+  """Returns P95 and P99 of B for independent Gaussian scores."""
+  p95, p99 = np.quantile(null_distribution(n_sizes), [0.95, 0.99])
+  return float(p95), float(p99)
 
 
 def q_values(p_values: Sequence[float | None]) -> list[float | None]:
