@@ -23,7 +23,7 @@ from lm_jax.analysis.emergence.shapes import SHAPES, Domain, Shape, grid
 _CURVES_AT_ONCE = 64  # the sums of squares of so many, over a grid, stay in the cache
 # Of a metric whose noise is not known and that a shape meets exactly: a millionth of its rise is noise.
 _LEAST_NOISE = 1e-6
-_TINY = 1e-300  # under a quotient whose numerator is 0 as well
+_FLAT = 1e-12  # of a mean square: f that varies less is flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,7 @@ def _solve(s: _Sums, low: float, high: float) -> tuple[np.ndarray, np.ndarray, n
   """Returns a, b >= 0 and the sum of squares; low <= a and a + b <= high where f is from 0 to 1."""
   cff = np.maximum(s.ff - s.f**2 / s.w, 0)
   cfy = s.fy - s.f * s.y / s.w
-  # An f that is flat at these sizes explains nothing.
-  flat = cff <= 1e-12 * np.maximum(s.ff, _TINY)
-  b = np.maximum(cfy, 0) / np.where(flat, np.inf, cff)
+  b = _quotient(np.maximum(cfy, 0), cff, s.ff)
   a = (s.y - b * s.f) / s.w
   rss = s.yy - s.y**2 / s.w - b * (2 * cfy - b * cff)
   outside = (a < low) | (a + b > high)
@@ -103,17 +101,22 @@ def _solve(s: _Sums, low: float, high: float) -> tuple[np.ndarray, np.ndarray, n
   return a, b, np.maximum(rss, 0)
 
 
+def _quotient(fy: np.ndarray, ff: np.ndarray, of: np.ndarray) -> np.ndarray:
+  """Returns fy / ff, 0 for an f that is flat at these sizes: it explains nothing."""
+  return np.divide(fy, ff, out=np.zeros_like(fy), where=ff > _FLAT * of)
+
+
 def _faces(s: _Sums, low: float, high: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Returns the best a, b and sum of squares with a = low, and with a + b = high."""
   faces = []
   if np.isfinite(low):
     fu, uu = s.fy - low * s.f, s.yy - 2 * low * s.y + low**2 * s.w
-    b = np.clip(fu / np.maximum(s.ff, _TINY), 0, high - low)
+    b = np.clip(_quotient(fu, s.ff, s.w), 0, high - low)
     faces.append((np.full_like(b, low), b, uu - b * (2 * fu - b * s.ff)))
   if np.isfinite(high):
     gg = s.w - 2 * s.f + s.ff
     gu, uu = high * s.w - s.y - high * s.f + s.fy, high**2 * s.w - 2 * high * s.y + s.yy
-    b = np.clip(gu / np.maximum(gg, _TINY), 0, high - low)
+    b = np.clip(_quotient(gu, gg, s.w), 0, high - low)
     faces.append((high - b, b, uu - b * (2 * gu - b * gg)))
   return faces
 
