@@ -15,7 +15,7 @@ from lm_jax.analysis.emergence import table
 from lm_jax.analysis.emergence.breakthroughness import plain
 
 HERE = Path(__file__).parent
-CURVES = 200  # of each family: 600 smooth ones of each number of sizes and seeds
+CURVES = 300  # of each family: 900 smooth ones of each number of sizes and seeds
 BOOTSTRAP = 200
 FIRST, LAST = 6.5, 11.0  # log10 parameters
 CHANCE = 0.25
@@ -36,7 +36,7 @@ def logistic(x, x50, width):
   return 1 / (1 + np.exp(-2 * np.log(9) * (x - x50) / width))
 
 
-def null(x_S, seeds, rng):
+def constant(x_S, seeds, rng):
   return Truth(np.full((len(x_S), seeds), CHANCE))
 
 
@@ -71,7 +71,7 @@ def bimodal_seeds(x_S, seeds, rng):
 
 
 FAMILIES = {
-  f.__name__: f for f in (null, log_linear, power_law, wide_logistic, sharp_logistic, bimodal_seeds)
+  f.__name__: f for f in (constant, log_linear, power_law, wide_logistic, sharp_logistic, bimodal_seeds)
 }
 SMOOTH = ("log_linear", "power_law", "wide_logistic")
 

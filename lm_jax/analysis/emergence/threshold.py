@@ -20,6 +20,7 @@ from lm_jax.analysis.emergence.fits import Fits, Points, minus2_log_likelihood, 
 from lm_jax.analysis.emergence.shapes import LOGISTIC, grid
 
 LEVEL = 0.95
+SECOND_GRID = (81, 41)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Threshold:
   wide: float
 
 
-def threshold(points: Points, best: Fits, resamples: Fits | None, limit: float) -> Threshold:
+def threshold(points: Points, best: Fits, resamples: Fits, limit: float) -> Threshold:
   """Returns the threshold of one curve.
 
   Args:
@@ -57,7 +58,7 @@ def threshold(points: Points, best: Fits, resamples: Fits | None, limit: float) 
     resamples: the logistics fitted to its resamples.
     limit: decades of width.
   """
-  own_GP, _ = grid(LOGISTIC, points.domain, fine=True)
+  own_GP, step_P = grid(LOGISTIC, points.domain, fine=True)
   rss_G = sums_of_squares(LOGISTIC, own_GP, points)[0]
   least = points.least_scale()[0]
   minus2_G = minus2_log_likelihood(rss_G, points.n_runs, least)
@@ -68,15 +69,29 @@ def threshold(points: Points, best: Fits, resamples: Fits | None, limit: float) 
   best_is_narrow = width <= math.log10(limit) and points.domain.first <= x50 <= points.domain.last
   narrow = min([at_best] * best_is_narrow + [float(minus2_G[narrow_G].min(initial=math.inf))])
   wide = min([at_best] * (not best_is_narrow) + [float(minus2_G[~narrow_G].min(initial=math.inf))])
-  inside_G = minus2_G - min(at_best, minus2_G.min()) <= _ratio(points, best.rss_B[0])
+  limit_of_minus2 = min(at_best, minus2_G.min()) + _ratio(points, best.rss_B[0])
+  values_GP = _not_rejected(points, own_GP, minus2_G, step_P, best.own_BP, limit_of_minus2)
   ranges = []
   for axis, value in enumerate((x50, width)):
-    values = [value, *own_GP[inside_G, axis]]
-    if resamples is not None:
-      values += list(np.quantile(resamples.own_BP[:, axis], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    quantiles = np.quantile(resamples.own_BP[:, axis], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    values = [value, *values_GP[:, axis], *quantiles]
     ranges.append(Range(value, float(min(values)), float(max(values))))
   inside = points.domain.first <= ranges[0].low and ranges[0].high <= points.domain.last
   return Threshold(ranges[0], _decades(ranges[1], float(width_G.min())), inside, narrow, wide)
+
+
+def _not_rejected(
+  points: Points, own_GP: np.ndarray, minus2_G: np.ndarray, step_P: np.ndarray, best_P: np.ndarray,
+  limit: float,
+) -> np.ndarray:  # fmt: skip
+  """Returns the points within the limit, on a second grid over where those of the first are."""
+  around_GP = np.concatenate([own_GP[minus2_G <= limit], best_P])
+  low_P = np.maximum(around_GP.min(0) - step_P, own_GP.min(0))
+  high_P = np.minimum(around_GP.max(0) + step_P, own_GP.max(0))
+  axes = [np.linspace(a, b, n) for a, b, n in zip(low_P, high_P, SECOND_GRID, strict=True)]
+  finer_GP = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+  rss_G = sums_of_squares(LOGISTIC, finer_GP, points)[0]
+  return finer_GP[minus2_log_likelihood(rss_G, points.n_runs, points.least_scale()[0]) <= limit]
 
 
 def _decades(log10_width: Range, narrowest: float) -> Range:
