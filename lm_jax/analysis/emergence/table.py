@@ -91,8 +91,8 @@ def _describe(curve: Curve, x: str, bootstrap: int, seed: int) -> tuple[dict[str
   row |= curve.key | {
     "x": x, "n_sizes": len(curve.x_S), "n_seeds": int(curve.runs_S.min()), "n_items": curve.n_items,
     "chance": curve.chance, "sizes": 10**curve.x_S, "means": curve.mean_S, "status": B.status,
-    "verdict": "insufficient data", "breakthroughness": B.value, "breakthroughness_per_decade": B.per_decade,
-    "notes": list(curve.notes),
+    "verdict": "insufficient data", "threshold_status": "insufficient data", "breakthroughness": B.value,
+    "breakthroughness_per_decade": B.per_decade, "notes": list(curve.notes),
   }  # fmt: skip
   same = ("null_p95", "null_p99", "p_value", "linearity_rms_step", "linearity_pearson")
   row |= {name: getattr(B, name) for name in same}
