@@ -6,17 +6,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax import scaling
+from lm_jax import power, resolution, scaling
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import duration
 from lm_jax.sweep import Cell, Sweep
 
 
-def plan(loaded: Config | Sweep, workers: int, flops_per_second: float | None) -> dict[str, Any]:
+def plan(
+  loaded: Config | Sweep,
+  workers: int,
+  flops_per_second: float | None,
+  gain: float | None = None,
+  seed_sd: float | None = None,
+) -> dict[str, Any]:
   """Returns the cells with their costs, and the totals; time is a documented estimate.
 
   Args:
     workers: cells that run at a time, each at `flops_per_second` (default: one CPU core's).
+    gain, seed_sd: see `resolution.resolution`.
   """
   if isinstance(loaded, Config):
     loaded = Sweep(loaded.study, (Cell(cell_id(loaded), loaded, {}),))
@@ -31,6 +38,7 @@ def plan(loaded: Config | Sweep, workers: int, flops_per_second: float | None) -
     "study": loaded.study, "cells": rows, "workers": workers, "flops_per_second": peak,
     "flops_exact": sum(row["flops_exact"] for row in rows), "tokens": sum(row["tokens"] for row in rows),
     "seconds": makespan([row["seconds"] for row in rows], workers),
+    "resolution": resolution.resolution([cell.config for cell in loaded.cells], gain, seed_sd),
   }  # fmt: skip
 
 
@@ -76,4 +84,10 @@ def table(result: dict[str, Any]) -> str:
     f"{result['flops_exact']:.2e} FLOPs; about {duration(result['seconds'])} with {result['workers']} "
     f"workers at {result['flops_per_second'] / 1e9:,.0f} GFLOP/s each, compilation not counted"
   )
-  return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n" + total
+  parts = [*(line.rstrip() for line in out.getvalue().splitlines()), total]
+  if result["resolution"]:
+    parts += [
+      "", f"What evaluation resolves (one-sided {power.ALPHA:.1%} test, power {power.POWER:.0%}):",
+      *(f"  {line}" for line in resolution.text(result["resolution"]).splitlines()),
+    ]  # fmt: skip
+  return "\n".join(parts)

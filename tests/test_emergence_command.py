@@ -57,14 +57,14 @@ def test_rows_of_anybodys_table(capsys, file, tmp_path):
 
 
 def test_the_table_for_a_person(capsys, file):
-  code, text, _ = call(capsys, f"--table={file}", "--pool_families", "--bootstrap=50")
+  code, text, told = call(capsys, f"--table={file}", "--pool_families", "--bootstrap=50")
   lines = text.splitlines()
   assert code == 0
   order = [
     next(i for i, line in enumerate(lines) if f" {task} " in line) for task in ("jump", "slow", "noise")
   ]
   assert order == sorted(order)
-  assert "6 curves: 2 sharp, 2 smooth" in text and "num_fewshot" in text
+  assert "6 curves: 2 sharp, 2 smooth" in text and "num_fewshot" in told
   # Five sizes of each family are too few for AICc.
   text = call(capsys, f"--table={file}", "--task=jump,slow", "--shots=3", "--bootstrap=50")[1]
   assert "4 curves: " in text and "compared by leaving sizes out" in text
@@ -88,8 +88,8 @@ def test_a_workdir(capsys, tmp_path):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    ([], "give one of --table="),
-    (["--table=FILE", "--workdir=w"], "give one of --table="),
+    ([], "--workdir=DIR: one of them must be given, neither was"),
+    (["--table=FILE", "--workdir=w"], "--workdir=DIR: one of them must be given, both was"),
     (["--table=FILE", "--x=n_parms"], "--x=n_parms: unknown; did you mean 'n_params'?"),
     (["--table=FILE", "--x=flops"], "--x=flops: "),
     (["--table=FILE", "--task=jumpp"], "--task=jumpp: not in FILE; did you mean 'jump'?"),
@@ -98,14 +98,14 @@ def test_a_workdir(capsys, tmp_path):
     (["--table=FILE", "--bootstrap=1"], "bootstrap=1: must be 20 or more"),
     (["--table=FILE", "--columns=n_params=parms_M"], "did you mean 'params_M'?"),
     (["--workdir=w", "--columns=task=a"], "--columns: is for --table"),
-    (["--workdir=w"], "workdir='w': no such directory"),
+    (["--workdir=w"], "--workdir=w: no such folder"),
     (["--table=FILE", "--verdict=sharp"], "--verdict: no such flag"),
   ],
 )
 def test_what_is_refused(capsys, file, words, message):
   code, out, err = call(capsys, *(word.replace("FILE", str(file)) for word in words))
   assert code == 2 and out == ""
-  assert message.replace("FILE", str(file)) in err and err.count("\n") == 1
+  assert message.replace("FILE", str(file)) in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_tasks_of_bigbench(capsys):

@@ -16,9 +16,9 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "abstention", "confidence", "config", "decode_config", "devices", "environment",
-    "finetune_config", "generation_config", "lm_eval_plugin", "model_config", "parametrization", "presets",
-    "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling", "schedule", "scores",
-    "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
+    "finetune_config", "generation_config", "lm_eval_plugin", "model_config", "parametrization", "power",
+    "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling", "schedule",
+    "scores", "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (
@@ -35,7 +35,7 @@ LEVELS = {
     "finetune", "journal", "language_model", "lm_eval_model", "loop", "programs", "prompt_selection",
     "reader", "text_scores", "weights_cost", "writers",
   ),
-  5: ("config_file", "launch", "plan", "sweep"),
+  5: ("config_file", "launch", "plan", "resolution", "sweep"),
   6: ("analysis",),
   7: ("__main__", "cli"),
 }  # fmt: skip

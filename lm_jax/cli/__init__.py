@@ -18,14 +18,14 @@ from lm_jax.cli import (
   emergence_command,
   evaluate_command,
   model_commands,
+  predict_command,
   prompts_command,
   run_commands,
 )
 from lm_jax.strict import ConfigError, nearest
 
-_PARTS = (
-  run_commands, model_commands, answer_command, evaluate_command, prompts_command, emergence_command,
-)  # fmt: skip
+_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command,
+          predict_command, emergence_command)  # fmt: skip
 COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.items()}
 
 
@@ -78,9 +78,7 @@ def _dispatch(argv: Sequence[str]) -> int:
   for required in command.required:
     # An empty one is a shell variable that was not set.
     if not getattr(values, required):
-      raise ConfigError(
-        f"--{required}=... must be given to lm-jax {name}: {command_flags.FLAGS[required][1]}"
-      )
+      raise ConfigError(f"--{required}=... must be given to lm-jax {name}: {command.flag(required)[1]}")
   return command.run(values, overrides)
 
 

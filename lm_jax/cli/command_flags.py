@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
@@ -22,9 +22,15 @@ class Command:
   takes_config: bool = False
   many_configs: bool = False
   resumes: bool = False  # after it was interrupted, the same command goes on
+  own: Mapping[str, "Flag"] = dataclasses.field(default_factory=dict)  # flags that are others elsewhere
+
+  def flag(self, name: str) -> "Flag":
+    return self.own[name] if name in self.own else FLAGS[name]
 
 
-FLAGS: dict[str, tuple[Callable, str, object]] = {
+Flag = tuple[Callable, str, object]  # (how it is defined, help, default)
+
+FLAGS: dict[str, Flag] = {
   "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
   "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
   "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
@@ -43,6 +49,8 @@ FLAGS: dict[str, tuple[Callable, str, object]] = {
   "flops_per_second": (
     flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
   ),
+  "gain": (flags.DEFINE_float, "over chance, in accuracy: say how many items and seeds would show it", None),
+  "seed_sd": (flags.DEFINE_float, "standard deviation over seeds to assume, for the number of seeds", None),
   "model": (
     flags.DEFINE_string, "a run of lm-jax train, a folder of lm-jax convert or of Hugging Face transformers, "
     "org/name on its hub, a GGUF file, or a llama2.c .bin beside its tok*.bin", None,
@@ -103,14 +111,14 @@ def explain(error: flags.Error, name: str, command: Command) -> str:
     return f"--{error.flagname}: no such flag of lm-jax {name}{nearest(error.flagname, command.flags)}"
   given = re.match(r"flag --(\w+)=(.*?): ", str(error))
   if isinstance(error, flags.IllegalFlagValueError) and given:
-    return f"--{given[1]}={given[2]}: must be {_KINDS[FLAGS[given[1]][0]]}"
+    return f"--{given[1]}={given[2]}: must be {_KINDS[command.flag(given[1])[0]]}"
   return " ".join(str(error).split())
 
 
 def define(command: Command) -> flags.FlagValues:
   values = flags.FlagValues()
   for name in command.flags:
-    define, text, default = FLAGS[name]
+    define, text, default = command.flag(name)
     if name == "config" and command.many_configs:
       define = flags.DEFINE_multi_string
     define(name, default, text, flag_values=values)
@@ -118,7 +126,7 @@ def define(command: Command) -> flags.FlagValues:
 
 
 def flag_help(command: Command, values: flags.FlagValues) -> str:
-  lines = [f"  --{name}  {FLAGS[name][1]}" for name in command.flags]
+  lines = [f"  --{name}  {command.flag(name)[1]}" for name in command.flags]
   if command.takes_config:
     lines.append("  --config.path.to.field=value  changes one field of the config")
   return "\n".join(lines)

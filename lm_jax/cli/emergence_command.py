@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from lm_jax.cli.command_flags import FLAGS, Command
+from lm_jax.cli.command_flags import Command
+from lm_jax.cli.table_flags import TABLE_FLAGS, table_of
 from lm_jax.strict import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -15,65 +16,34 @@ if TYPE_CHECKING:
 
   from lm_jax.analysis.curve_table import CurveTable
 
-# Other commands have flags of these names with defaults of their own, so what is not given is told by
-# `_given` here, and no default is set.
-for _name, _flag in {
-  "table": (flags.DEFINE_string, "file of points: .csv, .tsv (also .gz) or .parquet", None),
-  "columns": (
-    flags.DEFINE_multi_string, "which column is what, NAME=COLUMN or NAME=FACTOR*COLUMN; with commas, may be "
-    "repeated", None,
-  ),
-  "x": (
-    flags.DEFINE_string, "size of a model: n_params, n_params_nonembedding, flops or n_tokens (default: the "
-    "first that is there)", None,
-  ),
-  "bootstrap": (flags.DEFINE_integer, "resamples of each curve (default: 1000)", None),
-  "task": (flags.DEFINE_string, "only this task; several with commas between", None),
-  "metric": (flags.DEFINE_string, "only this metric; several with commas between", None),
+FILTERS = ("task", "metric", "shots", "family")
+_FLAGS = TABLE_FLAGS | {
+  "task": (flags.DEFINE_string, "this task only; several with commas between", None),
+  "metric": (flags.DEFINE_string, "this metric only; several with commas between", None),
+  "shots": (flags.DEFINE_string, "numbers of shots with commas between, and window and all", None),
+  "family": (flags.DEFINE_string, "this family only; several with commas between", None),
   "pool_families": (
     flags.DEFINE_boolean, "one curve through all families of models, such as over flops", False,
   ),
-  "shots": (flags.DEFINE_string, "only this number of shots; several with commas between", None),
-}.items():  # fmt: skip
-  FLAGS.setdefault(_name, _flag)
-
-FILTERS = ("task", "metric", "shots")
+  "output": (flags.DEFINE_string, "file for the rows, a .csv", None),
+}  # fmt: skip
 
 
 def emergence(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.analysis import curve_table
   from lm_jax.analysis.emergence import table as statistics
 
-  table = _table(values)
-  x = curve_table.size_axis(table, _given(values, "x"))
-  rows = _filtered(values, table)
-  bootstrap = _given(values, "bootstrap")
-  found = statistics.analyze(
-    rows, x=x, bootstrap=1000 if bootstrap is None else bootstrap, seed=_given(values, "seed") or 0
-  )
-  if _given(values, "output"):
+  table = table_of(values)
+  x = curve_table.size_axis(table, values.x)
+  bootstrap = 1000 if values.bootstrap is None else values.bootstrap
+  found = statistics.analyze(_filtered(values, table), x=x, bootstrap=bootstrap, seed=values.seed)
+  if values.output:
     statistics.flat(found).to_csv(values.output, index=False)
   if values.json:
     print(json.dumps(found.to_dict("records"), allow_nan=False))
   else:
-    _print(table, found, x)
+    _print(found, x)
   return 0
-
-
-def _given(values: flags.FlagValues, name: str) -> Any:
-  return getattr(values, name) if values[name].present else None
-
-
-def _table(values: flags.FlagValues) -> "CurveTable":
-  from lm_jax.analysis import curve_table
-
-  if bool(values.table) == bool(values.workdir):
-    raise ConfigError("lm-jax emergence: give one of --table=FILE and --workdir=DIR")
-  if values.table:
-    return curve_table.read(values.table, curve_table.parse_columns(values.columns or ()))
-  if values.columns:
-    raise ConfigError("--columns: is for --table; the columns of a workdir are known")
-  return curve_table.load(values.workdir)
 
 
 def _filtered(values: flags.FlagValues, table: "CurveTable") -> "pd.DataFrame":
@@ -81,7 +51,7 @@ def _filtered(values: flags.FlagValues, table: "CurveTable") -> "pd.DataFrame":
 
   rows = table.rows
   for name in FILTERS:
-    text = _given(values, name)
+    text = getattr(values, name)
     if text is None:
       continue
     present = sorted(rows[name].dropna().unique())
@@ -98,7 +68,7 @@ def _filtered(values: flags.FlagValues, table: "CurveTable") -> "pd.DataFrame":
 # --- for a person -----------------------------------------------------------------------------------
 
 
-def _print(table: "CurveTable", found: "pd.DataFrame", x: str) -> None:
+def _print(found: "pd.DataFrame", x: str) -> None:
   from rich.console import Console
   from rich.table import Table
 
@@ -126,11 +96,11 @@ def _print(table: "CurveTable", found: "pd.DataFrame", x: str) -> None:
       row["verdict"],
     )  # fmt: skip
   console.print(out)
-  for note in _notes(table, rows):
+  for note in _notes(rows):
     console.print(note)
 
 
-def _notes(table: "CurveTable", rows: list[dict[str, Any]]) -> list[str]:
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
   from lm_jax.analysis.emergence import verdict
 
   counts = {name: sum(row["verdict"] == name for row in rows) for name in verdict.VERDICTS}
@@ -144,8 +114,6 @@ def _notes(table: "CurveTable", rows: list[dict[str, Any]]) -> list[str]:
     f"sharp: from 10 to 90 % of a rise within {verdict.MAX_WIDTH:g} decade and a third of the sizes' range, "
     "better than constant, log-linear and power law. not resolved: as likely sharp as smooth, by these data.",
     *([f"{len(few)} curves have too few points for AICc and are compared by leaving sizes out"] * bool(few)),
-    f"read: {table.told()}",
-    *table.notes,
     *notes,
   ]  # fmt: skip
 
@@ -173,5 +141,6 @@ COMMANDS = {
   "emergence": Command(
     emergence, "which abilities rise with size, which jump, and whether the metric made the jump",
     ("table", "workdir", "columns", "x", *FILTERS, "pool_families", "bootstrap", "seed", "output", "json"),
+    own=_FLAGS,
   ),
 }  # fmt: skip

@@ -47,10 +47,13 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import plan as planning
 
   positive(values, "workers")
-  positive(values, "flops_per_second")
+  for name in ("flops_per_second", "gain", "seed_sd"):
+    positive(values, name)
+  if values.seed_sd is not None and values.gain is None:
+    raise ConfigError("--seed_sd: says how many seeds show a gain, which --gain=... must name")
   loaded = _load(values.config, overrides)
   workers = values.workers or len(environment.usable_cores())
-  result = planning.plan(loaded, workers, values.flops_per_second)
+  result = planning.plan(loaded, workers, values.flops_per_second, values.gain, values.seed_sd)
   print(json.dumps(result) if values.json else planning.table(result))
   return 0
 
@@ -102,7 +105,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
 def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.launch import study
 
-  return study.show_status(_existing(values), watch=values.watch, as_json=values.json)
+  return study.show_status(existing(values), watch=values.watch, as_json=values.json)
 
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
@@ -110,7 +113,7 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.analysis import few_shot_frame, few_shot_report, finetuning
   from lm_jax.analysis import report as reporting
 
-  workdir = _existing(values)
+  workdir = existing(values)
   if few_shot_frame.is_results(workdir):
     page = few_shot_report.write(workdir)
   elif finetune_config.is_finetuning(workdir):
@@ -165,7 +168,7 @@ def classify(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax.launch import finetuning
 
   environment.enable_compilation_cache()
-  workdir = _existing(values)
+  workdir = existing(values)
   texts = values.text or finetuning.read_lines(sys.stdin)
   results = finetuning.classify(workdir, texts)
   if values.json:
@@ -191,7 +194,7 @@ def _workdir(values: flags.FlagValues) -> Path:
   return path
 
 
-def _existing(values: flags.FlagValues) -> Path:
+def existing(values: flags.FlagValues) -> Path:
   path = Path(values.workdir)
   if not path.is_dir():
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -202,8 +205,8 @@ def _existing(values: flags.FlagValues) -> Path:
 _CONFIG, _WORKDIR = ("config",), ("workdir",)
 COMMANDS = {
   "plan": Command(
-    plan, "cells, parameters, FLOPs, tokens, memory and time; trains nothing",
-    ("config", "workers", "flops_per_second", "json"), _CONFIG, takes_config=True,
+    plan, "cells, parameters, FLOPs, tokens, memory, time, and what gain they can resolve; trains nothing",
+    ("config", "workers", "flops_per_second", "gain", "seed_sd", "json"), _CONFIG, takes_config=True,
   ),
   "train": Command(
     train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),

@@ -1,0 +1,1 @@
+"""What larger models will do, from smaller ones: frozen before they are trained, scored when they are."""
