@@ -251,6 +251,9 @@ def test_no_rise_is_found_in_noise_more_often_than_claimed(sd):
   assert np.mean(np.array(late) < 0.05) > 0.9 and np.mean(np.array(slow) < 0.05) > 0.9
   above = [above_p_value(points_of(x_S, y, sd), 0.3) for y in y_BS]
   assert np.mean(np.array(above) <= 0.05) <= 0.07
+  # Equal scores of the largest sizes are no proof that there is no noise.
+  y_S = np.array([0.28, 0.33, 0.3, 0.31, 0.27, 0.32, 0.305, 0.305])
+  assert above_p_value(points_of(x_S, y_S, sd), 0.3) > 0.05
 
 
 def test_resamples_vary_as_runs_and_items_do():

@@ -5,7 +5,7 @@
           higher; and that the slope over log10 size is not above 0. A jump late, early or none at all but a
           slow rise: one of them is near.
   chance  that the mean of the largest sizes is not above chance: the smallest p-value over how many of them,
-          times S.
+          times S, with the noise around this mean and that of the other sizes.
 The noise is phi v_s, see `fits`: phi is estimated with a t-distribution's allowance, but is never below 1
 where v_s is known.
 """
@@ -43,21 +43,17 @@ def _scale(points: Points, rss: float, coefficients: int) -> tuple[float, float]
 
 
 def above_p_value(points: Points, level: float) -> float:
-  """Returns the one-sided p-value of the best mean over the largest sizes not being above a level.
-
-  The mean is over the larger sizes of the split that separates best, so its p-value is times the S splits.
-  """
-  best = 1.0
+  """Returns the p-value of the mean over the largest sizes not being above a level, by Bonferroni."""
+  tests = []
   for s in range(len(points.x_S)):
+    rss = points.spread_B[0] + _squares(points, slice(0, s)) + _squares(points, slice(s, None))
+    scale, df = _scale(points, rss, 2 if s else 1)
     w, y = points.weight_S[s:], points.y_BS[0, s:]
-    mean = w @ y / w.sum()
-    # Where a single size is left, the noise is that of the items or of the spread within sizes.
-    rss = w @ (y - mean) ** 2 + points.spread_B[0]
-    df = points.n_runs - len(points.x_S) + len(y) - 1
-    scale = rss / df if df > 0 else 1.0
-    if points.noise_known:
-      scale, df = max(scale, 1.0), np.inf if scale <= 1 else df
-    elif df <= 0:
-      continue
-    best = min(best, float(stats.t.sf((mean - level) * np.sqrt(w.sum() / scale), df)))
-  return min(1.0, len(points.x_S) * best)
+    tests.append(float(stats.t.sf((w @ y / w.sum() - level) * np.sqrt(w.sum() / scale), df)))
+  return min(1.0, len(tests) * min(tests))
+
+
+def _squares(points: Points, which: slice) -> float:
+  """Returns the weighted sum of squares of some sizes around their mean."""
+  w, y = points.weight_S[which], points.y_BS[0, which]
+  return float(w @ (y - w @ y / w.sum()) ** 2) if len(w) else 0.0
