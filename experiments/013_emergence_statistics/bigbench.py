@@ -79,8 +79,8 @@ def main() -> None:
     ax.scatter(B["breakthroughness"], B["margin"], s=7, color=INK)
     ax.axvline(B["null_p95"].iloc[0], color=GREY, linestyle="--", linewidth=0.8)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xlabel("Breakthroughness (dashed: P95 of noise)")
-    ax.set_ylabel("AICc margin of the logistic")
+    ax.set_xlabel("B (dashed: P95 of noise)")
+    ax.set_ylabel("AICc margin of logistic")
     ax.set_title("89 tasks")
     figure.savefig(HERE / "emergence.png")
 
