@@ -15,6 +15,7 @@ from lm_jax import __version__
 from lm_jax.cli import (
   answer_command,
   command_flags,
+  emergence_command,
   evaluate_command,
   fit_command,
   model_commands,
@@ -24,8 +25,8 @@ from lm_jax.cli import (
 )
 from lm_jax.strict import ConfigError, nearest
 
-_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command, predict_command,
-          fit_command)  # fmt: skip
+_PARTS = (run_commands, model_commands, answer_command, evaluate_command, prompts_command, emergence_command,
+          fit_command, predict_command)  # fmt: skip
 COMMANDS = {name: command for part in _PARTS for name, command in part.COMMANDS.items()}
 
 
