@@ -122,7 +122,6 @@ DTYPES = {name: _dtype(hint) for name, hint in typing.get_type_hints(records.Rec
 
 def to_frame(rows: list[dict]) -> pd.DataFrame:
   """Returns rows of `records.Record` as a frame with exact types (null is NA, NaN for floats)."""
-  rows = [dict.fromkeys(_ADDED_LATER) | row for row in rows]
   return pd.DataFrame({name: pd.array([row[name] for row in rows], dtype=t) for name, t in DTYPES.items()})
 
 
@@ -133,8 +132,10 @@ def _unreadable(error: Exception) -> str:
 def _read_records(path: Path) -> tuple[list[dict], str]:
   """Returns the rows and, where they cannot be read, why."""
   try:
-    rows = [dict.fromkeys(_ADDED_LATER) | row for row in records.read(path)]
+    rows = records.read(path)
     for row in rows:
+      for name in _ADDED_LATER:
+        row.setdefault(name, None)
       if not row.keys() >= DTYPES.keys():
         raise KeyError(next(name for name in DTYPES if name not in row))
     return rows, ""
