@@ -144,7 +144,9 @@ def text_study(workdir: Path):
   write_sweep(workdir, cells, "python bytes")
 
 
-def large(workdir: Path, num_seeds=10, num_sizes=25, families=("decoder", "encoder", "depth", "width", "RoPE")):
+def large(
+  workdir: Path, num_seeds=10, num_sizes=25, families=("decoder", "encoder", "depth", "width", "RoPE")
+):
   """Writes a study of 4 tasks x families x sizes x seeds, 5,000 cells: short runs of few evaluations."""
   rng = np.random.default_rng(0)
   cells = []

@@ -161,7 +161,7 @@ def _read_cell(path: Path) -> _CellFiles:
 
 
 def _all_rows(files: list[_CellFiles]) -> tuple[pd.DataFrame, list[_CellFiles]]:
-  """Returns the rows of all cells as one frame, and the cells, without rows where these are of wrong types."""
+  """Returns all rows as one frame, and the cells, without rows where these are of wrong types."""
   try:
     # One frame for all: thousands of small ones take minutes to make and to join.
     return to_frame([row for f in files for row in f.rows]), files
