@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lm_jax import records
 from lm_jax.analysis import plots, report
 from lm_jax.analysis.look import NAMES
-from lm_jax.analysis.style import FORMATS, GREY, STYLE
+from lm_jax.analysis.style import GREY, STYLE
 from lm_jax.strict import ConfigError
 
 STEM = "accuracy_vs_shots"
@@ -133,8 +133,7 @@ def write(workdir: Path) -> Path:
   """
   tuned, folder = load(workdir), Path(workdir) / "report"
   with mpl.rc_context(STYLE):
-    drawn = figure(tuned)
-    for ending in FORMATS:
-      report.write_file(folder / "figures" / f"{STEM}.{ending}", plots.encode(drawn, ending))
+    for ending, content in plots.encoded(figure(tuned)).items():
+      report.write_file(folder / "figures" / f"{STEM}.{ending}", content)
   report.write_file(folder / "tables" / "finetune.csv", table(tuned).to_csv(index=False))
   return folder

@@ -8,8 +8,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from lm_jax.analysis import frame, headline, seed_intervals
 from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
@@ -28,6 +30,7 @@ from lm_jax.analysis.style import (
 # More lines, or letters at their ends, than these cannot be told apart.
 MAX_RUNS, MAX_SIZE_LINES, MAX_LABELS, MAX_SIZE_TICKS = 300, 24, 20, 14
 MAX_RUN_POINTS, MAX_DOTS = 200, 3000
+_PADDING = 0.03  # inches
 
 
 class Numbers:
@@ -512,20 +515,16 @@ def stem_of(stem: str, study: Study, index: int) -> str:
 
 def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:
   """Returns {ending: content}."""
-  # The layout is found once: it takes longer than all else of a figure.
+  # Layout and extent are found once for all: they take longer than all else of a figure.
+  FigureCanvasAgg(figure)
   figure.draw_without_rendering()
   figure.set_layout_engine("none")
-  return {ending: encode(figure, ending) for ending in formats}
+  extent = figure.get_tightbbox().padded(_PADDING)
+  return {ending: _encode(figure, ending, extent) for ending in formats}
 
 
-def file_part(name: str, index: int) -> str:
-  """Returns a task's name as part of a file's name: letters, digits, "_" and "-" only, unique by index."""
-  kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in name)
-  return kept if kept == name else f"{kept}-{index}"
-
-
-def encode(figure: Figure, ending: str) -> bytes:
+def _encode(figure: Figure, ending: str, extent: Bbox) -> bytes:
   buffer = io.BytesIO()
   dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-  figure.savefig(buffer, format=ending, bbox_inches="tight", pad_inches=0.03, metadata=dates[ending])
+  figure.savefig(buffer, format=ending, bbox_inches=extent, metadata=dates[ending])
   return buffer.getvalue()
