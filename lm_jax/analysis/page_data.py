@@ -45,7 +45,9 @@ class _Axes:
 def _blocks(keys: pd.Series) -> list[tuple[Any, slice]]:
   """Returns (key, its rows) of sorted keys."""
   values = keys.to_numpy()
-  starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.array([], int)
+  if not len(values):
+    return []
+  starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
   ends = np.r_[starts[1:], len(values)]
   return [(values[a], slice(a, b)) for a, b in zip(starts, ends, strict=True)]
 

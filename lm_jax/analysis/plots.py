@@ -513,6 +513,12 @@ def stem_of(stem: str, study: Study, index: int) -> str:
   return f"{stem}.{file_part(list(study.tasks)[index], index)}" if len(study.tasks) > 1 else stem
 
 
+def file_part(name: str, index: int) -> str:
+  """Returns a task's name as part of a file's name: letters, digits, "_" and "-" only, unique by index."""
+  kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in name)
+  return kept if kept == name else f"{kept}-{index}"
+
+
 def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:
   """Returns {ending: content}."""
   # Layout and extent are found once for all: they take longer than all else of a figure.
