@@ -15,8 +15,13 @@ import pytest
 import synthetic_study as synthetic
 
 from lm_jax import records
-from lm_jax.analysis import frame, headline, page, plots, report
+from lm_jax.analysis import frame, headline, page, page_shell, plots, report
 from lm_jax.strict import ConfigError
+
+FEW_SHOT_STEMS = (
+  "accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
+  "training_curves", "seeds_by_size", "best_vs_flops",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +142,8 @@ def test_rows_of_an_earlier_version_lack_a_field_and_keep_their_values(tmp_path)
 
 
 def test_the_page_offers_every_measure_of_compute():
-  script = (page.HERE / "report.js").read_text()
-  for axes in ("compute", "along"):
+  script = (page_shell.HERE / "page_figures.js").read_text()
+  for axes in ("size", "compute", "along", "best"):
     listed = re.search(rf"{axes}: \[(.*?)\]", script)[1]
     assert all(f'"{name}"' in listed and name in page.NAMES for name in frame.COMPUTE)
 
@@ -229,8 +234,7 @@ def test_cell_id_cannot_leave_the_workdir(tmp_path):
 
 
 def test_figures_in_three_formats_are_drawn(ladder):
-  stems = ("accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
-           "training_curves")  # fmt: skip
+  stems = FEW_SHOT_STEMS
   folder = ladder / "report/figures"
   assert {p.name for p in folder.iterdir()} == {f"{s}.{e}" for s in stems for e in plots.FORMATS}
   for stem in stems:
@@ -314,20 +318,19 @@ def edge_one_size(tmp_path):
   rows = synthetic.few_shot_rows(cell, 0.4, np.random.default_rng(0))
   synthetic.write_cell(tmp_path / "cells" / cell["cell_id"], cell, rows)
   synthetic.write_sweep(tmp_path, [cell])
-  return {"accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
-          "training_curves"}  # fmt: skip
+  return set(FEW_SHOT_STEMS)
 
 
 def edge_single_run(tmp_path):
   cell = synthetic.cell("d8 L1", 1000)
   synthetic.write_cell(tmp_path, cell, synthetic.few_shot_rows(cell, 0.4, np.random.default_rng(0)))
-  return {"accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
-          "training_curves"}  # fmt: skip
+  return set(FEW_SHOT_STEMS)
 
 
 def edge_text(tmp_path):
   synthetic.text_study(tmp_path)
-  return {"bits_per_byte_vs_params", "bits_per_byte_vs_flops", "loss_curves", "training_curves"}
+  return {"bits_per_byte_vs_params", "bits_per_byte_vs_flops", "loss_curves", "training_curves",
+          "seeds_by_size", "best_vs_flops"}  # fmt: skip
 
 
 def edge_two_tasks(tmp_path):
@@ -337,7 +340,7 @@ def edge_two_tasks(tmp_path):
   synthetic.write_cell(tmp_path / "cells" / text["cell_id"], text, rows, task=synthetic.TEXT)
   synthetic.write_sweep(tmp_path, [few, text])
   return {"accuracy_vs_params", "accuracy_vs_flops", "training_curves", "bits_per_byte_vs_params",
-          "bits_per_byte_vs_flops", "loss_curves"}  # fmt: skip
+          "bits_per_byte_vs_flops", "loss_curves", "seeds_by_size", "best_vs_flops"}  # fmt: skip
 
 
 EDGES = {

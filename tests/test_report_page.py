@@ -94,7 +94,7 @@ def test_selectors_redraw(tmp_path):
   # Every number of shots: a chance line, and for each of 12 the seeds, the mean, its Bayes-optimal level
   # and the control family's seeds and mean.
   assert options["shots"]["every"]["plot-size"] == 1 + 12 * 5
-  assert options["shots"]["3"]["plot-size"] == 2 + 2 + 2
+  assert options["shots"]["3"]["plot-size"] == 2 + 3 + 2  # the main family has an interval
   assert seen["atFirst"]["plot-along"] == 2 + 20  # chance and Bayes-optimal; 20 of 21 runs have started
   assert seen["atFirst"]["plot-shots"] == 2 + 7 * 2
   assert seen["pressed"] == "false"

@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from lm_jax.analysis import frame
 from lm_jax.analysis.look import OTHERS, palette
-from lm_jax.analysis.plots import STYLE
+from lm_jax.analysis.style import STYLE
 
 HERE = Path(__file__).parent
 NAMES = {"standard": "Standard", "mup": "muP"}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lm_jax.analysis.look import OTHERS
-from lm_jax.analysis.plots import STYLE
+from lm_jax.analysis.style import STYLE
 
 HERE = Path(__file__).parent
 COLORS = {"full": "#0072B2", "window 256": OTHERS[0]}

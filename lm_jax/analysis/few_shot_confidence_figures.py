@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax import confidence
-from lm_jax.analysis import few_shot_frame, few_shot_look, plots
+from lm_jax.analysis import few_shot_frame, few_shot_look
 from lm_jax.analysis.few_shot_frame import Results
+from lm_jax.analysis.style import GREY, INK
 
 _BARS = 20  # of a histogram
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # letters
@@ -77,7 +78,7 @@ def _folded(series: str) -> str:
 
 
 def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str, low: float) -> None:
-  upper.plot([0, 1], [0, 1], color=plots.GREY, linewidth=0.8, linestyle="--", zorder=1)
+  upper.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
   upper.set_ylim(-0.03, 1.03)
   upper.set_xlim(low - 0.03 * (1 - low), 1 + 0.03 * (1 - low))
   if cells.empty:
@@ -106,7 +107,7 @@ def _reliability_panel(upper: Axes, lower: Axes, cells: pd.DataFrame, color: str
 
 
 def _not_asked(ax: Axes) -> None:
-  ax.annotate("not asked", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=6, color=plots.GREY)
+  ax.annotate("not asked", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=6, color=GREY)
 
 
 def selective(results: Results, rows: pd.DataFrame) -> Figure | None:
@@ -131,7 +132,7 @@ def selective(results: Results, rows: pd.DataFrame) -> Figure | None:
       if len(own):
         _selective_line(ax, own, style)
     if len(chance):
-      ax.axhline(chance.iloc[0], color=plots.GREY, linestyle=":", linewidth=0.9, zorder=1)
+      ax.axhline(chance.iloc[0], color=GREY, linestyle=":", linewidth=0.9, zorder=1)
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlim(0, 1.03)
     ax.set_title(few_shot_look.shots(k))
@@ -224,7 +225,7 @@ def _bins_of(tables: pd.Series) -> np.ndarray:
 
 def _abstention_panel(ax: Axes, items: pd.DataFrame, scores: pd.Series, color: str, bins: np.ndarray) -> None:
   has_answer = items["answerable"].to_numpy(bool)
-  for own, c, line in ((has_answer, color, "-"), (~has_answer, plots.INK, "--")):
+  for own, c, line in ((has_answer, color, "-"), (~has_answer, INK, "--")):
     sure = items["confidence"].to_numpy()[own]
     # Without words there is no bar, and bars add up to the share of the others.
     worded = sure[np.isfinite(sure)]
@@ -232,7 +233,7 @@ def _abstention_panel(ax: Axes, items: pd.DataFrame, scores: pd.Series, color: s
             linestyle=line, linewidth=1.1)  # fmt: skip
   thresholds = items["threshold"].drop_duplicates().sort_values()
   for threshold in thresholds[np.isfinite(thresholds)]:
-    ax.axvline(threshold, color=plots.GREY, linestyle=":", linewidth=0.9)
+    ax.axvline(threshold, color=GREY, linestyle=":", linewidth=0.9)
   named = " and ".join(f"{threshold:.2f}" if np.isfinite(threshold) else "∞" for threshold in thresholds)
   named = named.replace("-", "−")  # as on the axis
   ax.annotate(

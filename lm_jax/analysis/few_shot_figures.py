@@ -13,6 +13,7 @@ from lm_jax import uncertainty
 from lm_jax.analysis import few_shot_frame, few_shot_look, plots
 from lm_jax.analysis.few_shot_frame import Results
 from lm_jax.analysis.few_shot_look import Style
+from lm_jax.analysis.style import GREY, TEXT_WIDTH
 
 _LETTERS = 16  # of a model's name above a panel
 _DODGE = 2.0  # points between models at the same place of an axis
@@ -33,7 +34,7 @@ def against_shots(rows: pd.DataFrame, means: pd.DataFrame, metrics: list[str]) -
   if means["value"].isna().all():
     return None
   styles = few_shot_look.styles(rows)
-  figure, axes = plots.new_figure(len(metrics), 2.6, plots.TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
+  figure, axes = plots.new_figure(len(metrics), 2.6, TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
   for ax, metric in zip(axes, metrics, strict=True):
     own, of_cells = means[means["metric"] == metric], rows[rows["metric"] == metric]
     for i, (series, style) in enumerate(styles.items()):
@@ -76,9 +77,9 @@ def _bold(ax: Axes, x: pd.Series, line: pd.DataFrame, style: Style, place: float
 
 def _chance(ax: Axes, own: pd.DataFrame) -> None:
   for chance in own["chance"].dropna().round(6).unique()[:1]:
-    ax.axhline(chance, color=plots.GREY, linestyle=":", linewidth=0.9, zorder=1)
+    ax.axhline(chance, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
     ax.annotate("chance", (1.01, chance), xycoords=("axes fraction", "data"), va="center", fontsize=6,
-                color=plots.GREY, annotation_clip=False)  # fmt: skip
+                color=GREY, annotation_clip=False)  # fmt: skip
 
 
 def _shots_axis(ax: Axes, shots: list[float]) -> None:
@@ -120,7 +121,7 @@ def over_prompts(results: Results, rows: pd.DataFrame, metric: str) -> Figure | 
   styles, shots = few_shot_look.styles(rows), few_shot_look.some(rows["n_shots"].unique())
   templates = list(rows["prompt_id"].drop_duplicates())
   height = 1.7 + 0.24 * len(templates) + 0.3 * len(_SOURCES) + 0.09 * len(styles) * len(templates)
-  figure = Figure(figsize=(plots.TEXT_WIDTH * (0.8 if len(shots) == 1 else 1.2), height))
+  figure = Figure(figsize=(TEXT_WIDTH * (0.8 if len(shots) == 1 else 1.2), height))
   ratios = [0.3 + len(templates) * (0.24 + 0.09 * len(styles)), 0.3 * len(_SOURCES) + 0.3]
   axes = figure.subplots(2, len(shots), sharex="row", sharey="row", squeeze=False, height_ratios=ratios)
   for column, k in enumerate(shots):
@@ -154,9 +155,9 @@ def _dots(ax: Axes, rows: pd.DataFrame, styles: dict[str, Style], templates: lis
       ax.plot([value] * 2, [place - 0.4 * step, place + 0.4 * step], color=style.color, linewidth=1.8)
     ax.axvline(own["value"].mean(), color=style.color, linestyle="--", linewidth=0.7, zorder=1)
   for chance in rows["chance"].dropna().unique()[:1]:
-    ax.axvline(chance, color=plots.GREY, linestyle=":", linewidth=0.9, zorder=1)
+    ax.axvline(chance, color=GREY, linestyle=":", linewidth=0.9, zorder=1)
     ax.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top",
-                textcoords="offset points", fontsize=6, color=plots.GREY)  # fmt: skip
+                textcoords="offset points", fontsize=6, color=GREY)  # fmt: skip
   ax.set_ylim(len(templates) - 0.5, -0.5)
   ax.set_yticks(range(len(templates)), templates)
 
@@ -220,7 +221,7 @@ def against_step(means: pd.DataFrame, metrics: list[str]) -> Figure | None:
 def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
   """Draws most shots bold and fewest shots thin and dashed."""
   height = 3.3 if x == "params_total" else 2.7  # with names above
-  figure, axes = plots.new_figure(len(metrics), height, plots.TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
+  figure, axes = plots.new_figure(len(metrics), height, TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
   lines = means["line"].drop_duplicates()
   as_names = means.assign(series=means["line"], name=means["line"], variant="")
   styles = few_shot_look.styles(as_names)

@@ -8,12 +8,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import look, plots
-
-# Hues of Okabe and Ito, dark ones first.
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", plots.INK, "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP*"
-_LINES = ("-", "--", ":", "-.")
+from lm_jax.analysis import look
+from lm_jax.analysis.style import GREY, HUES, LINES, MARKERS, palette
 
 NAMES = look.NAMES | {
   "accuracy_norm": "Accuracy, by characters", "accuracy_bytes": "Accuracy, by bytes",
@@ -96,11 +92,11 @@ def pair(present: Sequence[str]) -> list[str]:
 def styles(rows: pd.DataFrame) -> dict[str, Style]:
   """Returns {series: style}: a color and a marker a model, a kind of line a way of asking."""
   names, variants = (list(rows[column].drop_duplicates()) for column in ("name", "variant"))
-  colors = _HUES if len(names) <= len(_HUES) else look.palette(len(names))
+  colors = HUES if len(names) <= len(HUES) else palette(len(names))
   found = {}
   for row in rows.drop_duplicates("series").itertuples():
     i, j = names.index(row.name), variants.index(row.variant)
-    found[row.series] = Style(colors[i], _MARKERS[i % len(_MARKERS)], _LINES[j % len(_LINES)])
+    found[row.series] = Style(colors[i], MARKERS[i % len(MARKERS)], LINES[j % len(LINES)])
   return found
 
 
@@ -125,7 +121,7 @@ def count(values: Collection[float], what: str) -> str:
 def key(figure: Figure, text: str) -> None:
   """Says below a figure what its marks are, so that it can be read without its page."""
   folded = textwrap.fill(text, int(figure.get_figwidth() * _LETTERS_PER_INCH))
-  figure.supxlabel(folded, x=0.01, ha="left", fontsize=6, color=plots.GREY)
+  figure.supxlabel(folded, x=0.01, ha="left", fontsize=6, color=GREY)
 
 
 def legend(figure: Figure, styles: dict[str, Style]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from lm_jax.analysis import few_shot_look, page, plots
+from lm_jax.analysis import few_shot_look, page_shell
 from lm_jax.analysis.few_shot_frame import Results
+from lm_jax.analysis.style import STYLE
 from lm_jax.analysis.tables import escape, html_table, number, td, word
 
 _PIXELS_PER_INCH = 105  # of the page, at which a figure's letters are about as large as a table's
@@ -43,27 +44,26 @@ def render(
     means, mistakes: `few_shot_frame.means` and `few_shot_frame.mistakes` of the results.
     files: are linked from it by their paths relative to it.
   """
-  script = page.part("sort_tables.js")
   tasks = [
     _task_html(i, task, means, mistakes[mistakes["task"] == task], drawings)
     for i, task in enumerate(results.rows["task"].drop_duplicates())
   ]
   fields = {
-    "title": escape(results.folder.resolve().name), "policy": page.policy([script]),
-    "style": page.part("report.css"), "facts": _facts_html(results), "left_out": _left_out_html(results),
-    "asked": _asked_html(results.rows), "tasks": "\n".join(tasks), "definitions": _definitions_html(means),
-    "files": page.files_html(files), "sort_tables": script,
+    "left_out": _left_out_html(results), "asked": _asked_html(results.rows), "tasks": "\n".join(tasks),
+    "definitions": _definitions_html(means), "files": page_shell.files_html(files),
   }  # fmt: skip
-  return page.fill(page.part("few_shot_report.html"), fields)
+  body = page_shell.fill(page_shell.part("few_shot_report.html"), fields)
+  script = page_shell.part("sort_tables.js")
+  return page_shell.render(results.folder.resolve().name, _facts(results), body, [script])
 
 
-def _facts_html(results: Results) -> str:
+def _facts(results: Results) -> list[str]:
   rows = results.rows
   counts = ((rows["name"].nunique(), "model"), (rows["task"].nunique(), "task"))
   facts = [f"{n} {what}{'s' * (n != 1)}" for n, what in counts]
   for name, column in (("lm_jax", "lm_jax_version"), ("commit", "git_commit")):
     facts.append(f"{name} {', '.join(sorted(rows[column].dropna().unique())) or 'unknown'}")
-  return "".join(f"<span>{escape(fact)}</span>" for fact in facts)
+  return facts
 
 
 def _asked_html(rows: pd.DataFrame) -> str:
@@ -134,7 +134,7 @@ def _task_html(
 
 def _figure_html(drawing: Drawing) -> str:
   png = drawing.files["png"]
-  width = struct.unpack(">I", png[16:20])[0] * _PIXELS_PER_INCH // plots.STYLE["savefig.dpi"]
+  width = struct.unpack(">I", png[16:20])[0] * _PIXELS_PER_INCH // STYLE["savefig.dpi"]
   title = escape(drawing.title)
   return (
     f'<figure><figcaption>{title}</figcaption><img width="{width}" alt="{title}, {escape(drawing.task)}" '

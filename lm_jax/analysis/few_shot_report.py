@@ -18,6 +18,7 @@ from lm_jax.analysis import (
 )
 from lm_jax.analysis.few_shot_frame import Results
 from lm_jax.analysis.few_shot_page import Drawing
+from lm_jax.analysis.style import STYLE
 
 # {stem of files: (title, why there can be none)}.
 FIGURES = {
@@ -62,16 +63,9 @@ def write(workdir: str | Path) -> Path:
 
 def _figures(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple[str, dict[str, bytes]]]:
   """Yields (stem, {ending: content}) of a task, without content where it has no data for a figure."""
-  with mpl.rc_context(plots.STYLE):
+  with mpl.rc_context(STYLE):
     for stem, figure in _drawn(results, means, task):
-      yield stem, {} if figure is None else _encoded(figure)
-
-
-def _encoded(figure: Figure) -> dict[str, bytes]:
-  # Found once: a layout takes longer than all else of a figure.
-  figure.draw_without_rendering()
-  figure.set_layout_engine("none")
-  return {ending: plots.encode(figure, ending) for ending in plots.FORMATS}
+      yield stem, {} if figure is None else plots.encoded(figure)
 
 
 def _drawn(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple[str, Figure | None]]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lm_jax import records
 from lm_jax.analysis import plots, report
 from lm_jax.analysis.look import NAMES
+from lm_jax.analysis.style import GREY, STYLE
 from lm_jax.strict import ConfigError
 
 STEM = "accuracy_vs_shots"
@@ -121,8 +122,8 @@ def _guesses(ax: Axes, facts: dict) -> list[tuple[float, str, str]]:
   """Draws what a uniform guess and the most frequent class would score; returns their labels."""
   levels = [(facts["chance"], "chance", "--"), (facts["majority_share"], "most frequent class", ":")]
   for y, _, style in levels:
-    ax.axhline(y, color=plots.GREY, linestyle=style, linewidth=0.8, zorder=1)
-  return [(y, text, plots.GREY) for y, text, _ in levels]
+    ax.axhline(y, color=GREY, linestyle=style, linewidth=0.8, zorder=1)
+  return [(y, text, GREY) for y, text, _ in levels]
 
 
 def write(workdir: Path) -> Path:
@@ -131,9 +132,8 @@ def write(workdir: Path) -> Path:
   Equal records give equal files.
   """
   tuned, folder = load(workdir), Path(workdir) / "report"
-  with mpl.rc_context(plots.STYLE):
-    drawn = figure(tuned)
-    for ending in plots.FORMATS:
-      report.write_file(folder / "figures" / f"{STEM}.{ending}", plots.encode(drawn, ending))
+  with mpl.rc_context(STYLE):
+    for ending, content in plots.encoded(figure(tuned)).items():
+      report.write_file(folder / "figures" / f"{STEM}.{ending}", content)
   report.write_file(folder / "tables" / "finetune.csv", table(tuned).to_csv(index=False))
   return folder

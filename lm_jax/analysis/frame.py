@@ -122,25 +122,34 @@ DTYPES = {name: _dtype(hint) for name, hint in typing.get_type_hints(records.Rec
 
 def to_frame(rows: list[dict]) -> pd.DataFrame:
   """Returns rows of `records.Record` as a frame with exact types (null is NA, NaN for floats)."""
-  rows = [dict.fromkeys(_ADDED_LATER) | row for row in rows]
   return pd.DataFrame({name: pd.array([row[name] for row in rows], dtype=t) for name, t in DTYPES.items()})
 
 
-def _read_records(path: Path) -> tuple[pd.DataFrame, str]:
+def _unreadable(error: Exception) -> str:
+  return f"records.jsonl cannot be read: {type(error).__name__} {error}"
+
+
+def _read_records(path: Path) -> tuple[list[dict], str]:
   """Returns the rows and, where they cannot be read, why."""
   try:
-    return to_frame(records.read(path)), ""
+    rows = records.read(path)
+    for row in rows:
+      for name in _ADDED_LATER:
+        row.setdefault(name, None)
+      if not row.keys() >= DTYPES.keys():
+        raise KeyError(next(name for name in DTYPES if name not in row))
+    return rows, ""
   except FileNotFoundError:
-    return to_frame([]), "no records yet"
+    return [], "no records yet"
   except (OSError, ValueError, TypeError, KeyError) as error:
-    return to_frame([]), f"{path.name} cannot be read: {type(error).__name__} {error}"
+    return [], _unreadable(error)
 
 
 @dataclasses.dataclass(frozen=True)
 class _CellFiles:
   status: dict[str, Any] | None
   task: dict[str, Any] | None
-  rows: pd.DataFrame
+  rows: list[dict]
   problem: str
   started: bool
 
@@ -149,6 +158,22 @@ def _read_cell(path: Path) -> _CellFiles:
   rows, problem = _read_records(path / "records.jsonl")
   status = _optional_json(path / "status.json")
   return _CellFiles(status, _optional_json(path / "task.json"), rows, problem, path.is_dir())
+
+
+def _all_rows(files: list[_CellFiles]) -> tuple[pd.DataFrame, list[_CellFiles]]:
+  """Returns all rows as one frame, and the cells, without rows where these are of wrong types."""
+  try:
+    # One frame for all: thousands of small ones take minutes to make and to join.
+    return to_frame([row for f in files for row in f.rows]), files
+  except (ValueError, TypeError, OverflowError):
+    checked = []
+    for f in files:
+      try:
+        to_frame(f.rows)
+        checked.append(f)
+      except (ValueError, TypeError, OverflowError) as error:
+        checked.append(dataclasses.replace(f, rows=[], problem=_unreadable(error)))
+    return to_frame([row for f in checked for row in f.rows]), checked
 
 
 def _one_line(text: Any) -> str:
@@ -173,9 +198,9 @@ def _state(files: _CellFiles, num_steps: int | None) -> tuple[str, str]:
     return state, f"{state} {at}"
   if files.problem:
     return state, f"done, but {files.problem}"
-  steps = files.rows.loc[files.rows["split"] == "test", "step"]
-  if steps.empty or (total and steps.max() < total):
-    last = "none" if steps.empty else f"the last at step {steps.max()}"
+  last_step = max((row["step"] for row in files.rows if row["split"] == "test"), default=None)
+  if last_step is None or (total and last_step < total):
+    last = "none" if last_step is None else f"the last at step {last_step}"
     return state, f"done, but there is no evaluation of its final step {total} ({last})"
   return state, ""
 
@@ -187,15 +212,15 @@ def _cell_row(cell: Mapping[str, Any], files: _CellFiles) -> dict[str, Any]:
   row["step"] = (files.status or {}).get("step")
   row["overrides"] = json.dumps(cell.get("overrides") or {}, sort_keys=True, default=str)
   for name in ("device", "lm_jax_version", "git_commit"):
-    row[name] = files.rows[name].iloc[-1] if len(files.rows) else None
-  if len(files.rows):
-    last = files.rows.loc[files.rows["step"].idxmax()]
+    row[name] = files.rows[-1][name] if files.rows else None
+  if files.rows:
+    last = max(files.rows, key=lambda r: r["step"])
     # An older sweep.json has 6 N D in the records only; an unfinished cell's is of another number of tokens.
     for name in COMPUTE:
       if row[name] is None and not reason:
         row[name] = last[name]
-  losses = files.rows[(files.rows["split"] == "train") & (files.rows["metric"] == "loss")]
-  row["final_loss"] = losses["value"].iloc[-1] if len(losses) and not reason else None
+  losses = [r["value"] for r in files.rows if r["split"] == "train" and r["metric"] == "loss"]
+  row["final_loss"] = losses[-1] if losses and not reason else None
   return row
 
 
@@ -257,8 +282,8 @@ def _run_cell(config: dict[str, Any], files: _CellFiles, path: Path) -> dict[str
             "task": task, "record_task": task, "num_steps": train["num_steps"]}  # fmt: skip
   except (KeyError, TypeError) as error:
     raise ConfigError(f"{path}: is not a resolved config (no {error})") from error
-  if len(files.rows):
-    last = files.rows.loc[files.rows["step"].idxmax()]
+  if files.rows:
+    last = max(files.rows, key=lambda r: r["step"])
     cell |= {name: last[name] for name in ("cell_id", "params_total", "params_nonembedding")}
     cell |= {name: last[name] for name in ("tokens", "flops_exact")}
   return cell
@@ -296,12 +321,12 @@ def load(workdir: str | Path) -> Study:
   if (workdir / "sweep.json").exists():
     sweep = _read_json(workdir / "sweep.json")
     cells = _sweep_cells(sweep, workdir / "sweep.json")
-    files = [_read_cell(workdir / "cells" / cell["cell_id"]) for cell in cells]
+    rows, files = _all_rows([_read_cell(workdir / "cells" / cell["cell_id"]) for cell in cells])
     present = {p.name for p in (workdir / "cells").iterdir()} if (workdir / "cells").is_dir() else set()
     strangers = tuple(sorted(present - {cell["cell_id"] for cell in cells}))
   elif (workdir / "config.json").exists():
     config = _read_json(workdir / "config.json")
-    files = [_read_cell(workdir)]
+    rows, files = _all_rows([_read_cell(workdir)])
     cells = [_run_cell(config, files[0], workdir / "config.json")]
     sweep = {"study": config.get("study")}
   else:
@@ -315,7 +340,6 @@ def load(workdir: str | Path) -> Study:
   for cell, f in zip(cells, files, strict=True):
     if f.task is not None or cell["task"] not in tasks:
       tasks[cell["task"]] = _task_info(cell["record_task"], f.task)
-  rows = pd.concat([f.rows for f in files], ignore_index=True)
   frame = _cells_frame([_cell_row(c, f) for c, f in zip(cells, files, strict=True)])
   versions = {str(k): str(v) for k, v in (sweep.get("versions") or {}).items()}
   known = frame.dropna(subset=["lm_jax_version"])

@@ -1,14 +1,10 @@
 """Names and colors that the figures and the page share."""
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import sizes
-
-# Families beside the main one: hues of Okabe and Ito that viridis does not pass through.
-OTHERS = ("#D55E00", "#CC79A7", "#56B4E9", "#E69F00")
+from lm_jax.analysis.style import OTHER_SYMBOLS, OTHERS, palette
 
 NAMES = {
   "accuracy": "Accuracy", "exact_match": "Exact match", "nll": "NLL (nats/token)",
@@ -21,6 +17,11 @@ NAMES = {
   "flops_6nd": "Training FLOPs (6ND)", "flops_6nd_nonembedding": "Training FLOPs (6ND, non-embedding N)",
   "tokens": "Training tokens", "step": "Training steps",
 }  # fmt: skip
+
+# Which way of a metric is better; of others it is not known.
+DIRECTIONS = dict.fromkeys(
+  ("accuracy", "exact_match", "choice_prob", "beats_baseline"), "higher"
+) | dict.fromkeys(("nll", "brier", "kl_bayes", "bits_per_byte", "icl_score", "loss"), "lower")
 
 DEFINITIONS = {
   "accuracy": "share of answer tokens ranked first among the choices; thresholded, higher is better",
@@ -39,14 +40,8 @@ DEFINITIONS = {
 }
 
 
-def palette(n: int, name: str = "viridis", low: float = 0.0, high: float = 0.85) -> list[str]:
-  """Returns n hex colors in order; the ends that a light or a dark page would swallow are left out."""
-  where = [(low + high) / 2] if n == 1 else np.linspace(low, high, n)
-  return [mpl.colors.to_hex(mpl.colormaps[name](x)) for x in where]
-
-
 def styles(study: Study, task: str, low: float = 0.0, high: float = 0.85) -> pd.DataFrame:
-  """Returns the sizes of a task with the `name` and `color` they have in every figure.
+  """Returns the sizes of a task with the `name`, `color` and `symbol` they have in every figure.
 
   Sizes of the main family run through viridis from `low` to `high`; other families have a color each.
   """
@@ -56,6 +51,10 @@ def styles(study: Study, task: str, low: float = 0.0, high: float = 0.85) -> pd.
   ramp = iter(palette(int(table["main"].sum()), "viridis", low, high))
   table["color"] = [
     next(ramp) if main else OTHERS[others.index(family) % len(OTHERS)]
+    for main, family in zip(table["main"], table["family"], strict=True)
+  ]
+  table["symbol"] = [
+    "circle" if main else OTHER_SYMBOLS[others.index(family) % len(OTHER_SYMBOLS)]
     for main, family in zip(table["main"], table["family"], strict=True)
   ]
   table["name"] = [

@@ -1,5 +1,6 @@
 """Figures for a paper, by matplotlib: vector text, and labels beside the lines."""
 
+import dataclasses
 import io
 from collections.abc import Iterator
 
@@ -7,37 +8,74 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from lm_jax.analysis import frame, headline
+from lm_jax.analysis import frame, headline, seed_intervals
 from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
-from lm_jax.analysis.look import NAMES, OTHERS, palette, styles
+from lm_jax.analysis.look import DIRECTIONS, NAMES, styles
+from lm_jax.analysis.style import (
+  FORMATS,
+  GREY,
+  INK,
+  OTHER_MARKERS,
+  OTHERS,
+  STYLE,
+  TEXT_WIDTH,
+  palette,
+)
 
-FORMATS = ("png", "svg", "pdf")
-INK, GREY = "#1a1a1a", "#767676"
-TEXT_WIDTH = 5.5  # inches, of a NeurIPS page
+# More lines, or letters at their ends, than these cannot be told apart.
+MAX_RUNS, MAX_SIZE_LINES, MAX_LABELS, MAX_SIZE_TICKS = 300, 24, 20, 14
+MAX_RUN_POINTS, MAX_DOTS = 200, 3000
+_PADDING = 0.03  # inches
 
-STYLE = {
-  "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-  "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.3,
-  "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.5, "axes.axisbelow": True,
-  "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4, "savefig.dpi": 220,
-  # Text stays text in the vector formats; a fixed salt makes equal data give equal files.
-  "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "lm_jax", "figure.constrained_layout.use": True,
-}  # fmt: skip
+
+class Numbers:
+  """The numbers that a figure has drawn: each piece adds what it draws, and nothing else does."""
+
+  def __init__(self):
+    self._parts: list[pd.DataFrame] = []
+
+  def add(self, table: pd.DataFrame, columns: list[str], **same: object) -> None:
+    self._parts.append(table[columns].assign(**same))
+
+  def table(self) -> pd.DataFrame:
+    if not self._parts:
+      return pd.DataFrame()
+    whole = pd.concat([part.astype(object) for part in self._parts], ignore_index=True)
+    first = [c for c in ("kind", "task", "metric", "shots", "family", "label") if c in whole]
+    return whole[first + [c for c in whole if c not in first]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+  """A figure with the numbers behind it; `stem` is what its files are called without their endings."""
+
+  stem: str
+  figure: Figure
+  numbers: pd.DataFrame
 
 
 def cell_values(rows: pd.DataFrame, metric: str, shots: str) -> pd.DataFrame:
-  """Returns one row a cell with the `value` of a metric; cells where it is missing are left out."""
+  """Returns one row a cell with the `value` and `stderr` of a metric; cells without it are left out."""
   chosen = rows[(rows["metric"] == metric) & (rows["shots"] == shots) & rows["value"].notna()]
   keys = ["family", "label", "cell_id", "seed", "params_total", "params_nonembedding", *COMPUTE, "tokens"]
-  return chosen.groupby(keys, as_index=False, sort=False, dropna=False)["value"].mean()
+  return chosen.groupby(keys, as_index=False, sort=False, dropna=False)[["value", "stderr"]].mean()
 
 
 def size_means(values: pd.DataFrame, x: str) -> pd.DataFrame:
-  """Returns the mean over seeds of each size, in order of `x`."""
-  return values.groupby(["family", "label"], as_index=False).agg(
-    {x: "first", "value": "mean"}).sort_values(x)  # fmt: skip
+  """Returns the mean over seeds of each size with its interval, in order of `x`."""
+  means = seed_intervals.means(values, ["family", "label"])
+  where = values.groupby(["family", "label"], as_index=False)[x].first()
+  return means.merge(where, on=["family", "label"]).sort_values(x, kind="stable", ignore_index=True)
+
+
+def _some(n: int, most: int) -> list[int]:
+  """Returns the places of at most `most` of n things, evenly, with the first and the last."""
+  return sorted(set(np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist())) if n else []
 
 
 def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list[str]:
@@ -55,6 +93,7 @@ def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list
 def label_ends(ax: Axes, ends: list[tuple[float, str, str]], size: float = 7) -> None:
   """Writes (y, text, color) right of the axes at the lines' last heights, pushed apart where they meet."""
   ends = sorted((e for e in ends if np.isfinite(e[0])), key=lambda e: e[0])
+  ends = [ends[i] for i in _some(len(ends), MAX_LABELS)]
   low, high = ax.get_ylim()
   y = np.array([(e[0] - low) / (high - low) for e in ends])
   gap = 1.25 * size / 72 / (ax.get_figure().get_figheight() * 0.72)
@@ -69,19 +108,25 @@ def label_ends(ax: Axes, ends: list[tuple[float, str, str]], size: float = 7) ->
                 annotation_clip=False)  # fmt: skip
 
 
-def _yardstick(ax: Axes, y: float | None, text: str, style: str) -> list[tuple[float, str, str]]:
+def _yardstick(
+  ax: Axes, y: float | None, text: str, line: str, numbers: Numbers, **same: object
+) -> list[tuple[float, str, str]]:
   """Draws a level across the axes and returns its label, none where the level is unknown."""
   if y is None:
     return []
-  ax.axhline(y, color=GREY, linestyle=style, linewidth=0.8, zorder=1)
+  ax.axhline(y, color=GREY, linestyle=line, linewidth=0.8, zorder=1)
+  numbers.add(pd.DataFrame({"value": [y]}), ["value"], kind=text, **same)
   return [(y, text, GREY)]
 
 
-def _yardsticks(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: str) -> list:
+def _yardsticks(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: str, numbers: Numbers) -> list:
   summary = frame.summary_shots(rows)
+  same = {"metric": metric, "shots": summary}
+  chance = frame.chance(study, rows, task, metric, summary)
+  best = study.tasks[task].bayes(metric, summary)
   return [
-    *_yardstick(ax, frame.chance(study, rows, task, metric, summary), "chance", "--"),
-    *_yardstick(ax, study.tasks[task].bayes(metric, summary), "Bayes-optimal", ":"),
+    *_yardstick(ax, chance, "chance", "--", numbers, **same),
+    *_yardstick(ax, best, "Bayes-optimal", ":", numbers, **same),
   ]
 
 
@@ -110,7 +155,8 @@ def _bounded(ax: Axes, metric: str) -> None:
 
 
 def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
-  """Names the sizes above the axes."""
+  """Names the sizes above the axes, some of them where there are many."""
+  means = means.iloc[_some(len(means), MAX_SIZE_TICKS)]
   top = ax.secondary_xaxis("top")
   top.set_xticks(means[x].to_numpy(), means["label"].tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
                  rotation_mode="anchor")  # fmt: skip
@@ -119,32 +165,50 @@ def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
   top.spines["top"].set_visible(False)
 
 
-def _others(ax: Axes, values: pd.DataFrame, x: str, main: str) -> list[tuple[float, str, str]]:
-  """Draws the families beside the main one as diamonds of their own and returns a legend of them."""
+def _others(
+  ax: Axes, values: pd.DataFrame, x: str, main: str, numbers: Numbers, **same: object
+) -> list[tuple[float, str, str]]:
+  """Draws the families beside the main one, each with a marker, color and line of its own; returns labels."""
   entries = []
   families = [f for f in values["family"].drop_duplicates() if f != main]
   for i, family in enumerate(families):
-    color = OTHERS[i % len(OTHERS)]
+    color, marker = OTHERS[i % len(OTHERS)], OTHER_MARKERS[i % len(OTHER_MARKERS)]
     own = values[values["family"] == family]
-    ax.plot(own[x], own["value"], "D", color=color, markersize=2.5, alpha=0.45, markeredgewidth=0)
-    for mean in size_means(own, x).itertuples():
-      ax.plot([getattr(mean, x)], [mean.value], "D", color=color, markersize=5, markeredgecolor="white",
-              markeredgewidth=0.5)  # fmt: skip
-      entries.append((mean.value, f"◆ {mean.label}, {family}", color))
+    ax.plot(own[x], own["value"], marker, color=color, markersize=2.5, alpha=0.45, markeredgewidth=0)
+    numbers.add(own, [*_SEED, x], kind="seed", **same)
+    means = size_means(own, x)
+    ax.plot(means[x], means["value"], f"--{marker}", color=color, markersize=5, markeredgecolor="white",
+            markeredgewidth=0.5, linewidth=0.8)  # fmt: skip
+    numbers.add(means, [*_MEAN, x], kind="mean", **same)
+    name = f"{means['label'].iloc[0]}, {family}" if len(means) == 1 else family
+    entries.append((means["value"].iloc[-1], f"{_SIGNS[marker]} {name}", color))
   return entries
 
 
-def _line(ax: Axes, values: pd.DataFrame, x: str, color: str, *, seeds: bool, width: float = 1.3) -> float:
-  """Draws the means over seeds, joined, and single seeds as dots; returns the last height."""
+_SEED = ["family", "label", "cell_id", "seed", "value", "stderr"]
+_MEAN = ["family", "label", "value", "low", "high", "n_seeds"]
+_SIGNS = dict(zip(OTHER_MARKERS, "◆■▲▼✚", strict=True))
+
+
+def _line(
+  ax: Axes, values: pd.DataFrame, x: str, color: str, numbers: Numbers, *, seeds: bool, width: float = 1.3,
+  **same: object,
+) -> float:  # fmt: skip
+  """Draws the means over seeds, joined, and with `seeds` their interval and each as a dot; ."""
   means = size_means(values, x)
   if seeds:
     ax.plot(values[x], values["value"], "o", color=color, markersize=3, alpha=0.4, markeredgewidth=0)
+    numbers.add(values, [*_SEED, x], kind="seed", **same)
+    several = means[means["n_seeds"] > 1]
+    band = several[x], several["low"], several["high"]
+    ax.fill_between(*band, color=color, alpha=0.12, linewidth=0)
   ax.plot(means[x], means["value"], "-o", color=color, markersize=width * 2.2, linewidth=width)
+  numbers.add(means, [*_MEAN, x], kind="mean", **same)
   return float(means["value"].iloc[-1]) if len(means) else np.nan
 
 
 def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: str, x: str,
-                  shots: list[str]) -> None:  # fmt: skip
+                  shots: list[str], numbers: Numbers) -> None:  # fmt: skip
   """Draws a metric of finished cells against `x`: thin lines for `shots`, a bold one for the summary."""
   info, main = study.tasks[task], headline.main_of(study, task)
   summary = frame.summary_shots(rows)
@@ -152,24 +216,28 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
   ends = []
   for k, color in zip(shots, palette(len(shots), "plasma", 0.75, 0.0), strict=True):
     values = cell_values(rows, metric, k)
-    y = _line(ax, values[values["family"] == main], x, color, seeds=False, width=0.9)
+    own = values[values["family"] == main]
+    y = _line(ax, own, x, color, numbers, seeds=False, width=0.9, metric=metric, shots=k)
     ends.append((y, f"{k} shot" + "s" * (k != "1"), color))
-  y = _line(ax, bold[bold["family"] == main], x, INK, seeds=True, width=1.8)
+  same = {"metric": metric, "shots": summary}
+  y = _line(ax, bold[bold["family"] == main], x, INK, numbers, seeds=True, width=1.8, **same)
   ends.append((y, _summary_name(info, summary), INK))
   log_x(ax, bold[x])
-  ends += _others(ax, bold, x, main)
+  ends += _others(ax, bold, x, main, numbers, **same)
   _bounded(ax, metric)
-  ends += _yardsticks(ax, study, rows, task, metric)
+  ends += _yardsticks(ax, study, rows, task, metric, numbers)
   for k, color in zip(shots, palette(len(shots), "plasma", 0.75, 0.0), strict=True):
-    if info.bayes(metric, k) is not None:
-      ax.plot([0.97, 1], [info.bayes(metric, k)] * 2, ":", color=color, linewidth=1.5,
-              transform=ax.get_yaxis_transform())  # fmt: skip
+    best = info.bayes(metric, k)
+    if best is not None:
+      ax.plot([0.97, 1], [best] * 2, ":", color=color, linewidth=1.5, transform=ax.get_yaxis_transform())
+      numbers.add(pd.DataFrame({"value": [best]}), ["value"], kind="Bayes-optimal", metric=metric, shots=k)
   ax.set_xlabel(NAMES[x])
   ax.set_ylabel(NAMES.get(metric, metric))
   size_axis(ax, size_means(bold[bold["family"] == main], x), x)
   label_ends(ax, ends if shots or len(ends) > 1 else [])
   bayes = "; short dotted marks at the right: Bayes-optimal for that number of shots"
-  key(ax, "lines: mean over seeds; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
+  key(ax, "lines: mean over seeds; band: 95 % interval over seeds; faint dots: single seeds"
+      + bayes * bool(shots and info.bayes_accuracy))  # fmt: skip
 
 
 def _summary_name(info: frame.TaskInfo, summary: str) -> str:
@@ -186,54 +254,71 @@ def new_figure(columns: int = 1, height: float = 3.1, width: float = TEXT_WIDTH)
   return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def scaling_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, x: str) -> Figure:
+def scaling_figure(
+  study: Study, rows: pd.DataFrame, task: str, metric: str, x: str, numbers: Numbers
+) -> Figure:
   figure, (ax,) = new_figure()
   shots = shown_shots(study.tasks[task], rows) if metric not in ("bits_per_byte", "icl_score") else []
-  _draw_scaling(ax, study, rows, task, metric, x, shots)
+  _draw_scaling(ax, study, rows, task, metric, x, shots, numbers)
   return figure
 
 
-def shots_figure(study: Study, rows: pd.DataFrame, task: str) -> Figure:
+def shots_figure(study: Study, rows: pd.DataFrame, task: str, numbers: Numbers) -> Figure:
   """Accuracy against the number of shots, a line a size; the band spans the seeds."""
   figure, (ax,) = new_figure()
   info, ends = study.tasks[task], []
   rows = rows[(rows["metric"] == "accuracy") & rows["n_shots"].notna() & rows["value"].notna()]
-  for style in styles(study, task).itertuples():
-    own = rows[(rows["label"] == style.label) & (rows["family"] == style.family)]
-    if own.empty:
+  sizes = styles(study, task)
+  drawn = sizes.iloc[_some(len(sizes), MAX_SIZE_LINES)]
+  by_size = dict(list(rows.groupby(["family", "label"])))
+  for look in drawn.itertuples():
+    own = by_size.get((look.family, look.label))
+    if own is None:
       continue
-    stats = own.groupby("n_shots")["value"].agg(["mean", "min", "max"])
+    stats = own.groupby("n_shots")["value"].agg(value="mean", least="min", greatest="max", n_seeds="count")
     x = stats.index.to_numpy(dtype=int)
-    ax.plot(x, stats["mean"], "-o" if style.main else "--D", color=style.color, markersize=2.5)
-    ax.fill_between(x, stats["min"], stats["max"], color=style.color, alpha=0.15, linewidth=0)
-    ends.append((stats["mean"].iloc[-1], style.name, style.color))
+    ax.plot(x, stats["value"], "-o" if look.main else "--D", color=look.color, markersize=2.5)
+    ax.fill_between(x, stats["least"], stats["greatest"], color=look.color, alpha=0.15, linewidth=0)
+    ends.append((stats["value"].iloc[-1], look.name, look.color))
+    table = stats.reset_index(names="shots")
+    numbers.add(table, list(table), kind="mean", metric="accuracy", family=look.family, label=look.label)
   if info.bayes_accuracy and info.shots:
     best = pd.Series({k: info.bayes("accuracy", str(k)) for k in info.shots})
     ax.plot(best.index, best, ":", color=INK, linewidth=1.5)
     ends.append((best.iloc[-1], "Bayes-optimal", INK))
+    table = best.rename_axis("shots").rename("value").reset_index()
+    numbers.add(table, ["shots", "value"], kind="Bayes-optimal", metric="accuracy")
   _bounded(ax, "accuracy")
-  ends += _yardstick(ax, info.chance, "chance", "--")
+  ends += _yardstick(ax, info.chance, "chance", "--", numbers, metric="accuracy")
   ax.set_xlabel("Number of shots (demonstrations before the query)")
   ax.set_ylabel(NAMES["accuracy"])
   ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
   label_ends(ax, ends)
-  key(ax, "lines: mean over seeds; bands: least and greatest seed")
+  key(
+    ax, "lines: mean over seeds; bands: least and greatest seed" + _left_out(len(drawn), len(sizes), "sizes")
+  )
   return figure
 
 
-def pair_figure(study: Study, rows: pd.DataFrame, task: str, metrics: tuple[str, ...]) -> Figure:
+def _left_out(drawn: int, there: int, what: str) -> str:
+  return f"; {drawn} of {there} {what} are drawn" if drawn < there else ""
+
+
+def pair_figure(
+  study: Study, rows: pd.DataFrame, task: str, metrics: tuple[str, ...], numbers: Numbers
+) -> Figure:
   """The same answers under a thresholded metric and under a continuous one (arXiv:2304.15004)."""
   figure, axes = new_figure(
     columns=len(metrics), height=2.3, width=TEXT_WIDTH * (1.25 if len(metrics) > 2 else 1)
   )
   main, summary = headline.main_of(study, task), frame.summary_shots(rows)
   for ax, metric in zip(axes, metrics, strict=True):
-    values = cell_values(rows, metric, summary)
-    _line(ax, values[values["family"] == main], "params_total", INK, seeds=True)
-    entries = _others(ax, values, "params_total", main)
+    values, same = cell_values(rows, metric, summary), {"metric": metric, "shots": summary}
+    _line(ax, values[values["family"] == main], "params_total", INK, numbers, seeds=True, **same)
+    entries = _others(ax, values, "params_total", main, numbers, **same)
     log_x(ax, values["params_total"])
     _bounded(ax, metric)
-    for y, text, color in _yardsticks(ax, study, rows, task, metric):
+    for y, text, color in _yardsticks(ax, study, rows, task, metric, numbers):
       ax.annotate(text, (0.99, y), xycoords=("axes fraction", "data"), xytext=(0, 2), ha="right", fontsize=6,
                   textcoords="offset points", color=color)  # fmt: skip
     ax.set_xlabel(NAMES["params_total"])
@@ -244,97 +329,188 @@ def pair_figure(study: Study, rows: pd.DataFrame, task: str, metrics: tuple[str,
   return figure
 
 
-def _draw_runs(ax: Axes, study: Study, rows: pd.DataFrame, task: str, x: str) -> list:
+def _draw_runs(
+  ax: Axes, study: Study, rows: pd.DataFrame, task: str, x: str, metric: str, numbers: Numbers
+) -> list:
   """Draws a line a run, colored by size (dotted: not finished), and returns the labels of the ends."""
-  ends, finished = [], dict(zip(study.cells["cell_id"], study.cells["finished"], strict=True))
-  kept = rows[(rows[x] > 0) & rows["value"].notna()].sort_values("step")
-  for style in styles(study, task).itertuples():
-    cells = study.cells[(study.cells["label"] == style.label) & (study.cells["family"] == style.family)
-                        & (study.cells["task"] == task)]["cell_id"]  # fmt: skip
-    last = []
-    for cell_id in cells:
-      run = kept[kept["cell_id"] == cell_id]
-      if run.empty:
-        continue
-      line = ("-" if style.main else "--") if finished[cell_id] else ":"
-      ax.plot(run[x], run["value"], line, color=style.color, linewidth=0.9, alpha=0.8)
-      if finished[cell_id]:
-        ax.plot(run[x].iloc[-1:], run["value"].iloc[-1:], "o", color=style.color, markersize=2.5)
-        last.append(run["value"].iloc[-1])
-    if last:
-      ends.append((float(np.mean(last)), style.name, style.color))
+  kept = rows[(rows[x] > 0) & rows["value"].notna()].sort_values(["cell_id", "step"])
+  columns = list(dict.fromkeys(("step", x, "value")))
+  runs = dict(list(kept.groupby("cell_id")[columns]))
+  cells = study.cells[study.cells["cell_id"].isin(runs)]
+  cells = cells.sort_values(["params_total", "family", "label", "seed"], kind="stable")
+  drawn = cells.iloc[_some(len(cells), MAX_RUNS)]
+  looks, ends = {(s.family, s.label): s for s in styles(study, task).itertuples()}, {}
+  for cell in drawn.itertuples():
+    look, run = looks[cell.family, cell.label], runs[cell.cell_id]
+    run = run.iloc[_some(len(run), MAX_RUN_POINTS)]
+    line = ("-" if look.main else "--") if cell.finished else ":"
+    lines = LineCollection([run[[x, "value"]].to_numpy(float)], colors=look.color, linestyles=line,
+                           linewidths=0.9, alpha=0.8)  # fmt: skip
+    ax.add_collection(lines, autolim=False)
+    ax.update_datalim(run[[x, "value"]].to_numpy(float))
+    same = {"family": cell.family, "label": cell.label, "cell_id": cell.cell_id, "seed": cell.seed}
+    numbers.add(run, columns, kind="run", metric=metric, finished=cell.finished, **same)
+    if cell.finished:
+      ax.plot(run[x].iloc[-1:], run["value"].iloc[-1:], "o", color=look.color, markersize=2.5)
+      ends.setdefault(look, []).append(run["value"].iloc[-1])
+  ax.autoscale_view()
   log_x(ax, kept[x])
   ax.set_xlabel(NAMES[x])
-  dotted = not all(finished[cell_id] for cell_id in set(kept["cell_id"]))
-  key(ax, "a line a run" + "; dotted: not finished" * dotted)
-  return ends
+  dotted = "; dotted: not finished" * (not drawn["finished"].all())
+  key(ax, f"a line a run{dotted}" + _left_out(len(drawn), len(cells), "runs"))
+  return [(float(np.mean(last)), look.name, look.color) for look, last in ends.items()]
 
 
-def loss_figure(study: Study, rows: pd.DataFrame, task: str) -> Figure:
+def loss_figure(study: Study, rows: pd.DataFrame, task: str, numbers: Numbers) -> Figure:
   figure, (ax,) = new_figure()
-  ends = _draw_runs(ax, study, rows, task, "step")
+  ends = _draw_runs(ax, study, rows, task, "step", "loss", numbers)
   ax.set_ylabel(NAMES["loss"])
   label_ends(ax, ends)
   return figure
 
 
-def training_figure(study: Study, rows: pd.DataFrame, task: str, metric: str) -> Figure:
+def training_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbers: Numbers) -> Figure:
   """A metric along training against compute: what more steps alone would have bought."""
   figure, (ax,) = new_figure()
   summary = frame.summary_shots(rows)
   own = rows[(rows["metric"] == metric) & (rows["shots"] == summary)]
-  ends = _draw_runs(ax, study, own, task, "flops_exact")
+  ends = _draw_runs(ax, study, own, task, "flops_exact", metric, numbers)
   _bounded(ax, metric)
-  ends += _yardsticks(ax, study, rows, task, metric)
+  ends += _yardsticks(ax, study, rows, task, metric, numbers)
   name = NAMES.get(metric, metric)
   ax.set_ylabel(f"{name}, {_summary_name(study.tasks[task], summary)}" if summary == WINDOW else name)
   label_ends(ax, ends)
   return figure
 
 
+def seeds_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbers: Numbers) -> Figure:
+  """Every seed of every size as a dot with one standard error over its items, and the mean as a bar."""
+  figure, (ax,) = new_figure()
+  values = cell_values(rows, metric, frame.summary_shots(rows))
+  looks = styles(study, task)
+  by_size = dict(list(values.groupby(["family", "label"])))
+  looks = looks[[(f, label) in by_size for f, label in zip(looks["family"], looks["label"], strict=True)]]
+  drawn = looks.iloc[_some(len(looks), MAX_SIZE_LINES)]
+  same = {"metric": metric, "shots": frame.summary_shots(rows)}
+  for place, look in enumerate(drawn.itertuples()):
+    own = by_size[look.family, look.label].sort_values("seed")
+    beside = place + 0.5 * (np.arange(len(own)) + 0.5) / len(own) - 0.25
+    ax.errorbar(beside, own["value"], yerr=own["stderr"], fmt="o" if look.main else "D", color=look.color,
+                markersize=2.5, elinewidth=0.6, alpha=0.8)  # fmt: skip
+    numbers.add(own, [*_SEED, "params_total"], kind="seed", **same)
+    means = size_means(own, "params_total")
+    ax.plot([place - 0.35, place + 0.35], [means["value"].iloc[0]] * 2, color=look.color, linewidth=1.2)
+    numbers.add(means, [*_MEAN, "params_total"], kind="mean", **same)
+  _bounded(ax, metric)
+  _yardsticks(ax, study, rows, task, metric, numbers)
+  ax.set_xticks(range(len(drawn)), drawn["name"].tolist(), rotation=35, ha="right", rotation_mode="anchor")
+  ax.grid(visible=False, axis="x")
+  ax.set_ylabel(NAMES.get(metric, metric))
+  what = "dots: seeds, with one standard error over items; bars: their mean"
+  figure.supxlabel(
+    what + _left_out(len(drawn), len(looks), "sizes"), x=0.01, ha="left", fontsize=6, color=GREY
+  )
+  return figure
+
+
+def envelope(x: np.ndarray, y: np.ndarray, direction: str) -> np.ndarray:
+  """Returns the places of points that no point of as little `x` is better than, in order of x."""
+  gain = y if direction == "higher" else -y
+  order = np.lexsort((-gain, x))
+  best = np.maximum.accumulate(gain[order])
+  return order[np.r_[True, best[1:] > best[:-1]]]
+
+
+def pareto_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbers: Numbers) -> Figure:
+  """Every evaluation of every run against compute, and the best there is at this compute or less."""
+  figure, (ax,) = new_figure()
+  chosen = rows[(rows["metric"] == metric) & (rows["shots"] == frame.summary_shots(rows))]
+  points = chosen[chosen["value"].notna() & (chosen["flops_exact"] > 0)].reset_index(drop=True)
+  columns = ["family", "label", "cell_id", "seed", "step", "flops_exact", "value"]
+  same = {"metric": metric, "shots": frame.summary_shots(rows)}
+  drawn = points.iloc[_some(len(points), MAX_DOTS)]
+  looks = styles(study, task).set_index(["family", "label"])["color"]
+  colors = [looks[f, label] for f, label in zip(drawn["family"], drawn["label"], strict=True)]
+  ax.scatter(drawn["flops_exact"], drawn["value"], s=5, c=colors, linewidths=0, alpha=0.6)
+  numbers.add(drawn, columns, kind="evaluation", **same)
+  best = points.iloc[
+    envelope(points["flops_exact"].to_numpy(), points["value"].to_numpy(), DIRECTIONS[metric])
+  ]
+  ax.step(best["flops_exact"], best["value"], where="post", color=INK, linewidth=1.4)
+  numbers.add(best, columns, kind="best", **same)
+  log_x(ax, points["flops_exact"])
+  _bounded(ax, metric)
+  _yardsticks(ax, study, rows, task, metric, numbers)
+  ax.set_xlabel(NAMES["flops_exact"])
+  ax.set_ylabel(NAMES.get(metric, metric))
+  key(ax, "dots: every evaluation of every run, colored by size; line: the best at this compute or less"
+      + _left_out(len(drawn), len(points), "evaluations"))  # fmt: skip
+  return figure
+
+
 STEMS = (
   "accuracy_vs_params", "accuracy_vs_flops", "accuracy_vs_shots", "metrics_vs_params", "loss_curves",
   "training_curves", "bits_per_byte_vs_params", "bits_per_byte_vs_flops", "nll_vs_params", "nll_vs_flops",
-  "icl_score_vs_params", "few_shot",
+  "icl_score_vs_params", "few_shot", "seeds_by_size", "best_vs_flops",
 )  # fmt: skip
+# The figures that show at rest what a plot of the page shows.
+PAGE_STEMS = {
+  "plot-size": ("bits_per_byte_vs_params", "accuracy_vs_params", "nll_vs_params"),
+  "plot-compute": ("bits_per_byte_vs_flops", "accuracy_vs_flops", "nll_vs_flops"),
+  "plot-shots": ("accuracy_vs_shots",), "plot-seeds": ("seeds_by_size",), "plot-along": ("training_curves",),
+  "plot-loss": ("loss_curves",), "plot-best": ("best_vs_flops",), "plot-left": ("metrics_vs_params",),
+}  # fmt: skip
 
 
 def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFrame,
-                  losses: pd.DataFrame) -> Iterator[tuple[str, Figure]]:  # fmt: skip
+                  losses: pd.DataFrame) -> Iterator[tuple[str, Figure, Numbers]]:  # fmt: skip
+  def drawn(stem: str, draw, *args) -> tuple[str, Figure, Numbers]:
+    numbers = Numbers()
+    return stem, draw(study, *args, numbers), numbers
+
   metric = frame.primary_metric(rows)
   if metric:
-    yield f"{metric}_vs_params", scaling_figure(study, rows, task, metric, "params_total")
-    yield f"{metric}_vs_flops", scaling_figure(study, rows, task, metric, "flops_exact")
+    yield drawn(f"{metric}_vs_params", scaling_figure, rows, task, metric, "params_total")
+    yield drawn(f"{metric}_vs_flops", scaling_figure, rows, task, metric, "flops_exact")
+    yield drawn("seeds_by_size", seeds_figure, rows, task, metric)
     present = set(rows.loc[rows["value"].notna() & (rows["shots"] == frame.summary_shots(rows)), "metric"])
     if rows.loc[rows["metric"] == "accuracy", "n_shots"].nunique() > 1:
-      yield "accuracy_vs_shots", shots_figure(study, rows, task)
+      yield drawn("accuracy_vs_shots", shots_figure, rows, task)
     if "icl_score" in present:
-      yield "icl_score_vs_params", scaling_figure(study, rows, task, "icl_score", "params_total")
+      yield drawn("icl_score_vs_params", scaling_figure, rows, task, "icl_score", "params_total")
     pair = tuple(m for m in ("accuracy", "exact_match", "nll") if m in present)
     if "nll" in pair and len(pair) > 1 and metric != "bits_per_byte":
-      yield "metrics_vs_params", pair_figure(study, rows, task, pair)
+      yield drawn("metrics_vs_params", pair_figure, rows, task, pair)
   if losses["value"].notna().any():
-    yield "loss_curves", loss_figure(study, losses, task)
+    yield drawn("loss_curves", loss_figure, losses, task)
   metric = frame.primary_metric(curves)
   if metric:
-    yield "training_curves", training_figure(study, curves, task, metric)
+    yield drawn("training_curves", training_figure, curves, task, metric)
+    yield drawn("best_vs_flops", pareto_figure, curves, task, metric)
 
 
-def figures(study: Study, formats: tuple[str, ...] = FORMATS) -> Iterator[tuple[str, bytes]]:
-  """Yields (file name, content) of every figure that the study has data for, in each of `formats`.
-
-  With several tasks the task's name stands before the ending: accuracy_vs_params.TASK.png.
-  """
+def drawings(study: Study) -> Iterator[Drawing]:
+  """Yields every figure that the study has data for; to be encoded before the next is asked for."""
   rows, curves = frame.final(study), frame.evaluations(study)
   losses = study.records[(study.records["split"] == "train") & (study.records["metric"] == "loss")]
   for i, task in enumerate(study.tasks):
     cells = study.cells.loc[study.cells["task"] == task, "cell_id"]
     with mpl.rc_context(STYLE):
-      own = (r[r["task"] == task] for r in (rows, curves))
-      for stem, figure in _task_figures(study, task, *own, losses[losses["cell_id"].isin(cells)]):
-        suffix = f".{file_part(task, i)}" if len(study.tasks) > 1 else ""
-        for ending in formats:
-          yield f"{stem}{suffix}.{ending}", encode(figure, ending)
+      own = (r[(r["task"] == task) & r["cell_id"].isin(cells)] for r in (rows, curves))
+      for stem, figure, numbers in _task_figures(study, task, *own, losses[losses["cell_id"].isin(cells)]):
+        yield Drawing(stem_of(stem, study, i), figure, numbers.table().assign(task=task))
+
+
+def figures(study: Study, formats: tuple[str, ...] = FORMATS) -> Iterator[tuple[str, bytes]]:
+  """Yields (file name, content) of every figure that the study has data for, in each of `formats`."""
+  for drawing in drawings(study):
+    for ending, content in encoded(drawing.figure, formats).items():
+      yield f"{drawing.stem}.{ending}", content
+
+
+def stem_of(stem: str, study: Study, index: int) -> str:
+  """Returns what a task's figure is called: with several tasks the task's name stands at the end."""
+  return f"{stem}.{file_part(list(study.tasks)[index], index)}" if len(study.tasks) > 1 else stem
 
 
 def file_part(name: str, index: int) -> str:
@@ -343,8 +519,18 @@ def file_part(name: str, index: int) -> str:
   return kept if kept == name else f"{kept}-{index}"
 
 
-def encode(figure: Figure, ending: str) -> bytes:
+def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:
+  """Returns {ending: content}."""
+  # Layout and extent are found once for all: they take longer than all else of a figure.
+  FigureCanvasAgg(figure)
+  figure.draw_without_rendering()
+  figure.set_layout_engine("none")
+  extent = figure.get_tightbbox().padded(_PADDING)
+  return {ending: _encode(figure, ending, extent) for ending in formats}
+
+
+def _encode(figure: Figure, ending: str, extent: Bbox) -> bytes:
   buffer = io.BytesIO()
   dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-  figure.savefig(buffer, format=ending, bbox_inches="tight", pad_inches=0.03, metadata=dates[ending])
+  figure.savefig(buffer, format=ending, bbox_inches=extent, metadata=dates[ending])
   return buffer.getvalue()

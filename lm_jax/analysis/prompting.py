@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from lm_jax.analysis import frame, plots
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import align, text
-from lm_jax.analysis.look import NAMES, OTHERS
+from lm_jax.analysis.look import NAMES
+from lm_jax.analysis.style import GREY, INK, OTHERS, TEXT_WIDTH
 
 # A thresholded metric beside a continuous one of the same answers (arXiv:2304.15004).
 METRICS = ("accuracy", "choice_prob")
@@ -42,12 +43,12 @@ def _shots(k: float) -> str:
 def figure(table: pd.DataFrame, task: str) -> Figure:
   """Draws accuracy and choice probability against compute: families by color, most shots bold, none thin."""
   own = table[table["task"] == task]
-  drawn, axes = plots.new_figure(columns=len(METRICS), height=2.6, width=plots.TEXT_WIDTH * 1.2)
+  drawn, axes = plots.new_figure(columns=len(METRICS), height=2.6, width=TEXT_WIDTH * 1.2)
   shots = sorted(own["n_shots"].unique())
   for ax, metric in zip(axes, METRICS, strict=True):
     of_metric = own[own["metric"] == metric]
     for i, family in enumerate(own["family"].drop_duplicates()):
-      color = plots.INK if i == 0 else OTHERS[(i - 1) % len(OTHERS)]
+      color = INK if i == 0 else OTHERS[(i - 1) % len(OTHERS)]
       for k in dict.fromkeys((shots[0], shots[-1])):
         line = of_metric[(of_metric["family"] == family) & (of_metric["n_shots"] == k)]
         bold = k == shots[-1]
@@ -58,9 +59,9 @@ def figure(table: pd.DataFrame, task: str) -> Figure:
         )  # fmt: skip
     chance = of_metric["chance"].dropna()
     if len(chance):
-      ax.axhline(chance.iloc[0], color=plots.GREY, linestyle=":", linewidth=0.9)
+      ax.axhline(chance.iloc[0], color=GREY, linestyle=":", linewidth=0.9)
       ax.annotate("chance", (1.01, chance.iloc[0]), xycoords=("axes fraction", "data"), va="center",
-                  fontsize=6, color=plots.GREY, annotation_clip=False)  # fmt: skip
+                  fontsize=6, color=GREY, annotation_clip=False)  # fmt: skip
     _log_x(ax)
     ax.set_xlabel(NAMES["flops_exact"])
     ax.set_title(NAMES.get(metric, metric))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import pandas as pd
 
 from lm_jax.analysis import frame, headline, page, plots, prompting
 from lm_jax.analysis.frame import Study
+from lm_jax.analysis.style import STYLE
 
 
 @contextlib.contextmanager
@@ -62,13 +62,17 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def _write_figures(study: Study, folder: Path) -> list[str]:
-  """Writes the figures and removes those of an earlier report that no longer hold."""
-  written = []
-  for name, content in itertools.chain(plots.figures(study), _prompting_figures(study)):
-    write_file(folder / name, content)
-    written.append(name)
-  remove_stale(folder, written, plots.STEMS)
-  return written
+  """Writes figures with their numbers, removes those of an earlier report, and returns their paths."""
+  figures, numbers = [], []
+  for drawing in itertools.chain(plots.drawings(study), _prompting_drawings(study)):
+    for ending, content in plots.encoded(drawing.figure).items():
+      figures.append(f"{drawing.stem}.{ending}")
+      write_file(folder / "figures" / figures[-1], content)
+    numbers.append(f"{drawing.stem}.csv")
+    write_file(folder / "tables" / numbers[-1], drawing.numbers.to_csv(index=False))
+  remove_stale(folder / "figures", figures, plots.STEMS)
+  remove_stale(folder / "tables", numbers, plots.STEMS)
+  return [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
 
 
 def remove_stale(folder: Path, written: Collection[str], stems: Collection[str]) -> None:
@@ -79,22 +83,22 @@ def remove_stale(folder: Path, written: Collection[str], stems: Collection[str])
         path.unlink()
 
 
-def _prompting_figures(study: Study) -> Iterator[tuple[str, bytes]]:
+def _prompting_drawings(study: Study) -> Iterator[plots.Drawing]:
   table = prompting.means(study)
   for i, task in enumerate(table["task"].drop_duplicates()):
-    with mpl.rc_context(plots.STYLE):
-      figure = prompting.figure(table, task)
-      for ending in plots.FORMATS:
-        yield f"few_shot.{plots.file_part(task, i)}.{ending}", plots.encode(figure, ending)
+    with mpl.rc_context(STYLE):
+      numbers = table[(table["task"] == task) & table["metric"].isin(prompting.METRICS)]
+      stem = f"few_shot.{plots.file_part(task, i)}"
+      yield plots.Drawing(stem, prompting.figure(table, task), numbers)
 
 
 def _write_tables(study: Study, folder: Path) -> list[str]:
-  tables: dict[str, pd.DataFrame] = {"cells.csv": study.cells, "final.csv": frame.final(study)}
+  tables = {"cells.csv": study.cells, "final.csv": frame.final(study)}
   if len(prompted := prompting.means(study)):
     tables["few_shot.csv"] = prompted
   for name, table in tables.items():
     write_file(folder / name, table.to_csv(index=False))
-  return list(tables)
+  return [f"tables/{name}" for name in tables]
 
 
 def write(workdir: str | Path) -> Path:
@@ -104,12 +108,14 @@ def write(workdir: str | Path) -> Path:
   """
   study = frame.load(workdir)
   compact(study)
-  folder = study.workdir / "report"
-  figures = _write_figures(study, folder / "figures")
-  tables = _write_tables(study, folder / "tables")
+  return write_study(study, study.workdir / "report")
+
+
+def write_study(study: Study, folder: Path) -> Path:
+  """Writes the report of a study to a folder, and returns the page's path."""
+  files = _write_figures(study, folder) + _write_tables(study, folder / "tables") + ["summary.json"]
   text = json.dumps(summary(study), indent=2, allow_nan=False)
   write_file(folder / "summary.json", text + "\n")
-  files = [f"figures/{f}" for f in figures] + [f"tables/{t}" for t in tables] + ["summary.json"]
   # The page comes last: what it links to exists.
-  write_file(folder / "index.html", page.render(study, files))
+  write_file(folder / "index.html", page.render(study, files, folder))
   return folder / "index.html"

@@ -1,7 +1,7 @@
 // A click on a heading sorts its table; a click on it again turns the order around.
 (() => {
   "use strict";
-  for (const table of document.querySelectorAll("table")) {
+  for (const table of document.querySelectorAll("table.sortable")) {
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       head.firstChild.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") === "ascending";

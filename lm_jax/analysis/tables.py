@@ -8,7 +8,6 @@ import pandas as pd
 
 from lm_jax.analysis import headline
 from lm_jax.analysis.frame import Study
-from lm_jax.analysis.headline import HEADINGS
 from lm_jax.analysis.look import NAMES
 
 
@@ -42,7 +41,7 @@ def html_table(name: str, headings: Iterable[tuple[str, bool]], rows: Iterable[s
     for h, numeric in headings
   )
   body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-  return (f'<div class="scroll"><table id="{name}"><thead><tr>{heads}</tr></thead>\n'
+  return (f'<div class="scroll"><table id="{name}" class="sortable"><thead><tr>{heads}</tr></thead>\n'
           f"<tbody>{body}</tbody></table></div>")  # fmt: skip
 
 
@@ -70,38 +69,6 @@ def headline_html(study: Study) -> str:
     parts.append(f"<h3>{escape(headline.summary_title(study, task))}</h3>")
     parts.append(html_table(f"headline-{i}", headings, body))
   return "\n".join(parts)
-
-
-def _final_values(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
-  """Returns {cell: {metric: (value, stderr)}} of each finished cell's summary."""
-  rows = headline.summary_rows(study).groupby(["cell_id", "metric"])[["value", "stderr"]].mean()
-  values: dict[str, dict[str, tuple[float, float]]] = {}
-  for (cell_id, metric), row in rows.iterrows():
-    values.setdefault(cell_id, {})[metric] = (row["value"], row["stderr"])
-  return values
-
-
-def cells_html(study: Study) -> str:
-  values = _final_values(study)
-  metrics = [m for m in HEADINGS if any(m in v for v in values.values())]
-  headings = [("Size", False), ("Family", False), ("Task", False), ("Seed", True), ("Parameters", True),
-              ("Tokens", True), ("FLOPs", True), ("Loss", True), *((NAMES[m], True) for m in metrics),
-              ("State", False), ("Cell", False), ("Device", False), ("lm_jax", False),
-              ("Commit", False)]  # fmt: skip
-  body = []
-  for c in study.cells.to_dict("records"):
-    own = values.get(c["cell_id"], {})
-    numbers = []
-    for m in metrics:
-      value, stderr = own.get(m, (None, None))
-      numbers.append(number(value, "" if value is None or pd.isna(stderr) else f"±{stderr:.3f}"))
-    body.append("".join([
-      word(c["label"]), word(c["family"]), word(c["task"]), number(c["seed"]), number(c["params_total"]),
-      _quantity(c["tokens"]), _quantity(c["flops_exact"]), number(c["final_loss"]), *numbers,
-      word(c["state"]), f'<td data-v="{escape(c["cell_id"])}"><code>{escape(c["cell_id"])}</code></td>',
-      word(c["device"]), word(c["lm_jax_version"]), word(c["git_commit"]),
-    ]))  # fmt: skip
-  return html_table("cells", headings, body)
 
 
 def missing_html(study: Study) -> str:

@@ -21,6 +21,7 @@ class Command:
   required: Sequence[str] = ()
   takes_config: bool = False
   many_configs: bool = False
+  many_workdirs: bool = False
   resumes: bool = False  # after it was interrupted, the same command goes on
   own: Mapping[str, "Flag"] = dataclasses.field(default_factory=dict)  # flags that are others elsewhere
 
@@ -42,7 +43,13 @@ FLAGS: dict[str, Flag] = {
   "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
   "quiet": (flags.DEFINE_boolean, "no progress", False),
   "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
-  "output": (flags.DEFINE_string, "file to append the results to, a JSON line each", None),
+  "output": (
+    flags.DEFINE_string, "file to append the results to, a JSON line each (report: folder of the page)", None,
+  ),
+  "overlay": (
+    flags.DEFINE_multi_string, "table of scores of other models, drawn beside (.csv, .tsv, .parquet)",
+    None,
+  ),
   "steps": (flags.DEFINE_integer, "steps to time", 20),
   "text": (flags.DEFINE_multi_string, "text to classify; may be repeated (default: lines of stdin)", None),
   "core": (flags.DEFINE_integer, "pin to this core, single-threaded (default: all cores)", None),
@@ -119,7 +126,7 @@ def define(command: Command) -> flags.FlagValues:
   values = flags.FlagValues()
   for name in command.flags:
     define, text, default = command.flag(name)
-    if name == "config" and command.many_configs:
+    if (name == "config" and command.many_configs) or (name == "workdir" and command.many_workdirs):
       define = flags.DEFINE_multi_string
     define(name, default, text, flag_values=values)
   return values

@@ -121,7 +121,7 @@ def _conventions(values: flags.FlagValues, table: "CurveTable") -> dict[tuple[st
 
 
 def _ending(path: str | None) -> str | None:
-  from lm_jax.analysis.plots import FORMATS
+  from lm_jax.analysis.style import FORMATS
 
   if path is None:
     return None

@@ -110,16 +110,23 @@ def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax import finetune_config
-  from lm_jax.analysis import few_shot_frame, few_shot_report, finetuning
+  from lm_jax.analysis import compare, few_shot_frame, few_shot_report, finetuning
   from lm_jax.analysis import report as reporting
 
-  workdir = existing(values)
-  if few_shot_frame.is_results(workdir):
-    page = few_shot_report.write(workdir)
-  elif finetune_config.is_finetuning(workdir):
-    page = finetuning.write(workdir)
+  workdirs = [existing_folder(workdir) for workdir in values.workdir]
+  first = workdirs[0]
+  if len(workdirs) > 1 or values.overlay:
+    page = compare.write(workdirs, values.overlay or [], Path(values.output) if values.output else None)
+  elif values.output:
+    raise ConfigError(
+      f"--output={values.output}: is for several --workdir or an --overlay; of one: {first}/report"
+    )
+  elif few_shot_frame.is_results(first):
+    page = few_shot_report.write(first)
+  elif finetune_config.is_finetuning(first):
+    page = finetuning.write(first)
   else:
-    page = reporting.write(workdir)
+    page = reporting.write(first)
   print(page)
   return 0
 
@@ -195,7 +202,11 @@ def _workdir(values: flags.FlagValues) -> Path:
 
 
 def existing(values: flags.FlagValues) -> Path:
-  path = Path(values.workdir)
+  return existing_folder(values.workdir)
+
+
+def existing_folder(workdir: str) -> Path:
+  path = Path(workdir)
   if not path.is_dir():
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ConfigError(f"--workdir={path}: no such folder{did_you_mean(path.name, siblings)}")
@@ -225,7 +236,10 @@ COMMANDS = {
     ("workdir", "text", "json"), _WORKDIR,
   ),
   "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
-  "report": Command(report, "figures, tables and the interactive page", ("workdir",), _WORKDIR),
+  "report": Command(
+    report, "figures, tables and the interactive page; of several --workdir, and --overlay, one page",
+    ("workdir", "overlay", "output"), _WORKDIR, many_workdirs=True,
+  ),
   "bench": Command(
     bench, "tokens/s, step ms, FLOP/s and utilization, time to first step and memory; of generation too",
     ("config", "steps", "core", "output", "json"), _CONFIG, takes_config=True, many_configs=True,

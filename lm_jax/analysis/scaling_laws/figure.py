@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lm_jax.analysis import plots
 from lm_jax.analysis.loss_points import LossPoints
-from lm_jax.analysis.plots import GREY, INK, STYLE, TEXT_WIDTH, encode
 from lm_jax.analysis.scaling_laws import allocation
 from lm_jax.analysis.scaling_laws.summary import Summary
+from lm_jax.analysis.style import GREY, INK, STYLE, TEXT_WIDTH
 
 _LOSS = {"loss": "loss (nats/token)", "nll": "NLL (nats/token)", "bits_per_byte": "bits per byte"}
 _HIGHLIGHT = "#D55E00"
@@ -20,10 +21,11 @@ _MAP = "viridis"
 def encoded(summary: Summary, ending: str) -> bytes:
   """Returns the file of a fit's figure, or of a frontier's, whose left part is N* against compute."""
   with mpl.rc_context(STYLE):
-    return encode(_figure(summary), ending)
+    return plots.encoded(figure(summary), (ending,))[ending]
 
 
-def _figure(summary: Summary) -> Figure:
+def figure(summary: Summary) -> Figure:
+  """Returns the figure, to be drawn in the style of `style.STYLE`."""
   made = Figure(figsize=(TEXT_WIDTH * 1.3, 3.1))
   left, right = made.subfigures(1, 2, width_ratios=(1, 1.15))
   color = _colors(summary.points)

@@ -1,0 +1,128 @@
+"""What a study shows beyond its curves: verdicts on them, scaling laws, and how frozen forecasts did."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lm_jax.analysis import curve_table, loss_points
+from lm_jax.analysis.curve_table import CurveTable
+from lm_jax.analysis.emergence import table as emergence
+from lm_jax.analysis.emergence.known_metrics import METRICS
+from lm_jax.analysis.forecasts import freeze, scores
+from lm_jax.analysis.forecasts.rungs import ABILITIES
+from lm_jax.analysis.frame import Study
+from lm_jax.analysis.loss_points import LOSSES, LossPoints
+from lm_jax.analysis.scaling_laws import isoflop, summary
+from lm_jax.analysis.scaling_laws.summary import Summary
+from lm_jax.strict import ConfigError
+
+# Resamples behind the report's intervals; the commands take more.
+RESAMPLES = 400
+LAW_RESAMPLES = 1000
+# A law in N and D needs both to vary, and not together.
+MIN_SPREAD, MAX_CORRELATION = 1.5, 0.98
+MIN_POINTS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """A law fitted to the losses of one family on one task; `fitted` is None where `reason` says why."""
+
+  task: str
+  family: str | None
+  fitted: Summary | None
+  reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+  """What the report says of a study.
+
+  Attributes:
+    verdicts: rows of `emergence.table.analyze`.
+    laws: one or more a (task, family) with losses.
+    forecasts: rows of `forecasts.scores.score_card`.
+  """
+
+  verdicts: pd.DataFrame
+  laws: tuple[Law, ...]
+  forecasts: pd.DataFrame
+
+
+def of_study(study: Study) -> Findings:
+  table = curve_table.of_study(study)
+  return Findings(verdicts(table), laws(table), forecasts(table, study.workdir))
+
+
+def verdicts(table: CurveTable) -> pd.DataFrame:
+  """Returns the statistics of every curve of a metric that is known; no rows where nothing is finished."""
+  rows = table.rows[table.rows["metric"].isin(METRICS) & table.rows["value"].notna()]
+  if rows.empty:
+    return pd.DataFrame(columns=list(emergence.COLUMNS))
+  return emergence.analyze(rows, x=curve_table.size_axis(table), bootstrap=RESAMPLES)
+
+
+def laws(table: CurveTable) -> tuple[Law, ...]:
+  rows = table.rows[table.rows["metric"].isin(LOSSES) & table.rows["value"].notna()]
+  # Scores of prompted tasks have losses too, but nothing was trained on them.
+  rows = rows[rows["shots"].isin(freeze.SUMMARIES)]
+  found: list[Law] = []
+  for (task, family), _ in rows.groupby(["task", "family"], dropna=False, sort=False):
+    name = None if pd.isna(family) else str(family)
+    try:
+      points = loss_points.of_table(table, task=str(task), family=name)
+    except ConfigError as error:
+      found.append(Law(str(task), name, None, str(error)))
+      continue
+    found += _laws_of(points, str(task), name)
+  return tuple(found)
+
+
+def _laws_of(points: LossPoints, task: str, family: str | None) -> list[Law]:
+  options = [summary.Options(law="power", x=_variable(points), bootstrap=LAW_RESAMPLES)]
+  if _varies_in_both(points):
+    options = [summary.Options(law="chinchilla", bootstrap=LAW_RESAMPLES)]
+    if _has_profiles(points):
+      options.append(summary.Options(law="isoflop", bootstrap=LAW_RESAMPLES))
+  return [_law(points, one, task, family) for one in options]
+
+
+def _law(points: LossPoints, options: summary.Options, task: str, family: str | None) -> Law:
+  try:
+    return Law(task, family, summary.summarize({("total", "6nd"): points}, options))
+  except ConfigError as error:
+    return Law(task, family, None, f"{options.law}: {error}")
+
+
+def _variable(points: LossPoints) -> str:
+  """Returns what a law of one variable is of: N where all runs read as much, else C."""
+  return "N" if np.ptp(np.log(points.n_tokens)) < np.log(MIN_SPREAD) else "C"
+
+
+def _varies_in_both(points: LossPoints) -> bool:
+  N, D = np.log(points.n_params), np.log(points.n_tokens)
+  if len(np.unique(np.stack([N, D]), axis=1).T) < MIN_POINTS or min(np.ptp(N), np.ptp(D)) < np.log(
+    MIN_SPREAD
+  ):
+    return False
+  return abs(float(np.corrcoef(N, D)[0, 1])) < MAX_CORRELATION
+
+
+def _has_profiles(points: LossPoints) -> bool:
+  try:
+    return len(isoflop.profiles(points)) > 1
+  except ConfigError:
+    return False
+
+
+def forecasts(table: CurveTable, workdir: Path) -> pd.DataFrame:
+  return scores.score_card(table, workdir / freeze.FOLDER)
+
+
+def main_verdicts(found: pd.DataFrame) -> pd.DataFrame:
+  """Returns the rows that speak for a task: abilities and losses, at the summary of shots if there is one."""
+  summarized = set(found.loc[found["shots"].isin(freeze.SUMMARIES), "task"])
+  own = found[found["shots"].isin(freeze.SUMMARIES) | ~found["task"].isin(summarized)]
+  return own[own["metric"].isin([*ABILITIES, *LOSSES])]

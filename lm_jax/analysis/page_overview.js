@@ -1,0 +1,62 @@
+// What emerges, where, how sure: rows of the analysis of emergence, where the page has them.
+const emergence = data.emergence || [];
+const OVERVIEW = [
+  ["Metric", (r) => name(r.metric)], ["Shots", (r) => ok(r.shots) ? String(r.shots) : "–"], ["Family", (r) => ok(r.family) ? r.family : "–"],
+  ["Verdict", (r) => ok(r.verdict) ? r.verdict : "–"],
+  ["Threshold x50", (r) => ok(r.x50) ? number(r.x50) + (ok(r.x50_low) && ok(r.x50_high) ? ` [${number(r.x50_low)}, ${number(r.x50_high)}]` : "") : "–", true],
+  ["Width (decades)", (r) => number(r.width_decades), true], ["Breakthroughness", (r) => number(r.breakthroughness), true],
+  ["q", (r) => number(r.q_value), true],
+  ["Beside it", (r) => ok(r.paired_metric) ? `${name(r.paired_metric)}: ${ok(r.paired_verdict) ? r.paired_verdict : "–"}` : "–"],
+];
+
+function thresholdBand(metric, shots, x) {
+  const main = (task.sizes.find((s) => s.main) || {}).family;
+  const found = emergence.filter((r) => r.task === task.key && r.metric === metric && String(r.shots) === shots && ok(r.x50) &&
+    (AXIS_NAMES[r.x || "n_params"] || r.x) === x);
+  const row = found.find((r) => r.family === main) || found[0];
+  if (!row) return null;
+  const interval = ok(row.x50_low) && ok(row.x50_high) ? ` [${number(row.x50_low)}, ${number(row.x50_high)}]` : "";
+  return { x: row.x50, low: row.x50_low, high: row.x50_high,
+           note: `Vertical: x50 = ${number(row.x50)}${interval}${ok(row.family) ? ` of ${row.family}` : ""}.` };
+}
+
+function flatTable(headings, rows, caption) {
+  return make("div", { className: "scroll" }, make("table", {}, make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, ...headings.map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows)));
+}
+
+function choose(row) {
+  if (value("task") !== row.task && data.tasks.some((t) => t.key === row.task)) {
+    $("task").value = row.task;
+    chooseTask();
+  }
+  if (task.metrics.includes(row.metric)) $("metric").value = row.metric;
+  if (task.selections.includes(String(row.shots))) $("shots").value = String(row.shots);
+  draw();
+  $("controls").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+function verdictRow(row) {
+  return make("tr", {}, ...OVERVIEW.map(([, show, numeric], i) => {
+    const text = show(row);
+    if (i) return make("td", { className: numeric ? "num" : "" }, text);
+    const button = make("button", { type: "button", className: "link" }, text);
+    button.addEventListener("click", () => choose(row));
+    return make("td", {}, button);
+  }));
+}
+
+function startOverview() {
+  $("emergence-section").hidden = !emergence.length;
+  for (const key of new Set(emergence.map((r) => r.task))) {
+    const rows = emergence.filter((r) => r.task === key).map(verdictRow);
+    $("emergence").append(flatTable(OVERVIEW.map(([heading]) => heading), rows, key));
+  }
+  const fits = data.fits || [];
+  $("fits-section").hidden = !fits.length;
+  if (fits.length) {
+    const keys = [...new Set(fits.flatMap((row) => Object.keys(row)))];
+    const cell = (v) => make("td", { className: typeof v === "number" ? "num" : "" }, typeof v === "number" ? number(v) : ok(v) ? String(v) : "–");
+    $("fits").append(flatTable(keys, fits.map((row) => make("tr", {}, ...keys.map((key) => cell(row[key])))), "Fits"));
+  }
+}
