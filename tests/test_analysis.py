@@ -236,7 +236,8 @@ def test_cell_id_cannot_leave_the_workdir(tmp_path):
 def test_figures_in_three_formats_are_drawn(ladder):
   stems = FEW_SHOT_STEMS
   folder = ladder / "report/figures"
-  assert {p.name for p in folder.iterdir()} == {f"{s}.{e}" for s in stems for e in plots.FORMATS}
+  law = "scaling_law.rule_induction-decoder.0"
+  assert {p.name for p in folder.iterdir()} == {f"{s}.{e}" for s in (*stems, law) for e in plots.FORMATS}
   for stem in stems:
     pixels = matplotlib.image.imread(folder / f"{stem}.png")
     height, width = pixels.shape[:2]

@@ -11,6 +11,7 @@ from lm_jax.analysis.curve_table import CurveTable
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.emergence.known_metrics import METRICS
 from lm_jax.analysis.forecasts import freeze, scores
+from lm_jax.analysis.forecasts.extrapolation import MIN_SIZES
 from lm_jax.analysis.forecasts.rungs import ABILITIES
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.loss_points import LOSSES, LossPoints
@@ -24,6 +25,7 @@ LAW_RESAMPLES = 1000
 # A law in N and D needs both to vary, and not together.
 MIN_SPREAD, MAX_CORRELATION = 1.5, 0.98
 MIN_POINTS = 6
+SAME_TOKENS = 1.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +51,39 @@ class Findings:
   verdicts: pd.DataFrame
   laws: tuple[Law, ...]
   forecasts: pd.DataFrame
+  notes: tuple[str, ...] = ()
 
 
 def of_study(study: Study) -> Findings:
   table = curve_table.of_study(study)
-  return Findings(verdicts(table), laws(table), forecasts(table, study.workdir))
+  card = forecasts(table, study.workdir)
+  mixed = sizes_of_several_budgets(table)
+  if mixed:
+    note = (
+      f"No verdicts on curves: the runs of a size differ in training tokens, up to {mixed:.3g} times; a "
+      "mean over them is no curve over size."
+    )
+    return Findings(_no_verdicts(), laws(table), card, (note,))
+  return Findings(verdicts(table), laws(table), card)
+
+
+def sizes_of_several_budgets(table: CurveTable) -> float | None:
+  """Returns the largest factor by which runs of one size differ in tokens, None where they do not."""
+  groups = table.rows.groupby(["task", "family", "n_params"], dropna=False)["n_tokens"]
+  factor = float((groups.max() / groups.min()).max())
+  return factor if factor > SAME_TOKENS else None
 
 
 def verdicts(table: CurveTable) -> pd.DataFrame:
   """Returns the statistics of every curve of a metric that is known; no rows where nothing is finished."""
   rows = table.rows[table.rows["metric"].isin(METRICS) & table.rows["value"].notna()]
   if rows.empty:
-    return pd.DataFrame(columns=list(emergence.COLUMNS))
+    return _no_verdicts()
   return emergence.analyze(rows, x=curve_table.size_axis(table), bootstrap=RESAMPLES)
+
+
+def _no_verdicts() -> pd.DataFrame:
+  return pd.DataFrame(columns=list(emergence.COLUMNS))
 
 
 def laws(table: CurveTable) -> tuple[Law, ...]:
@@ -81,6 +103,9 @@ def laws(table: CurveTable) -> tuple[Law, ...]:
 
 
 def _laws_of(points: LossPoints, task: str, family: str | None) -> list[Law]:
+  sizes = len(np.unique(points.n_params))
+  if sizes < MIN_SIZES:
+    return [Law(task, family, None, f"{sizes} sizes, fewer than {MIN_SIZES}")]
   options = [summary.Options(law="power", x=_variable(points), bootstrap=LAW_RESAMPLES)]
   if _varies_in_both(points):
     options = [summary.Options(law="chinchilla", bootstrap=LAW_RESAMPLES)]

@@ -60,20 +60,23 @@ def render(
   study: Study,
   files: Iterable[str] = (),
   folder: Path | None = None,
-  panels: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+  verdicts: Sequence[Mapping[str, Any]] = (),
+  sections: Mapping[str, str] | None = None,
 ) -> str:
   """Returns the page.
 
   Args:
     files: are linked from it by their paths relative to it.
-    folder, panels: see `page_data.payload`.
+    folder, verdicts: see `page_data.payload`.
+    sections: HTML of "laws", "forecasts" and "notes".
   """
   files = list(files)
   fields = {
     "missing": tables.missing_html(study), "headline": tables.headline_html(study),
     "definitions": _definitions_html(), "files": page_shell.files_html(files),
+    "laws": "", "forecasts": "", "notes": "", **(sections or {}),
   }  # fmt: skip
   body = page_shell.fill(page_shell.part("report.html"), fields)
-  data = payload(study, folder, _figures(study, files), panels)
+  data = payload(study, folder, _figures(study, files), verdicts)
   scripts = [get_plotlyjs(), script(), page_shell.part("sort_tables.js")]
   return page_shell.render(study.name, _facts(study), body, scripts, data)

@@ -52,11 +52,4 @@ function startOverview() {
     const rows = emergence.filter((r) => r.task === key).map(verdictRow);
     $("emergence").append(flatTable(OVERVIEW.map(([heading]) => heading), rows, key));
   }
-  const fits = data.fits || [];
-  $("fits-section").hidden = !fits.length;
-  if (fits.length) {
-    const keys = [...new Set(fits.flatMap((row) => Object.keys(row)))];
-    const cell = (v) => make("td", { className: typeof v === "number" ? "num" : "" }, typeof v === "number" ? number(v) : ok(v) ? String(v) : "–");
-    $("fits").append(flatTable(keys, fits.map((row) => make("tr", {}, ...keys.map((key) => cell(row[key])))), "Fits"));
-  }
 }

@@ -11,7 +11,9 @@ from typing import Any
 
 import matplotlib as mpl
 
-from lm_jax.analysis import frame, headline, page, plots, prompting
+from lm_jax.analysis import findings, findings_page, frame, headline, page, plots, prompting
+from lm_jax.analysis.emergence import table as emergence
+from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.style import STYLE
 
@@ -61,18 +63,26 @@ def summary(study: Study) -> dict[str, Any]:
   })  # fmt: skip
 
 
-def _write_figures(study: Study, folder: Path) -> list[str]:
-  """Writes figures with their numbers, removes those of an earlier report, and returns their paths."""
-  figures, numbers = [], []
-  for drawing in itertools.chain(plots.drawings(study), _prompting_drawings(study)):
+def _write_figures(study: Study, found: Findings, folder: Path) -> tuple[list[str], dict[str, bytes]]:
+  """Writes figures with their numbers, removes those of an earlier report.
+
+  Returns:
+    their paths, and the PNG of each stem.
+  """
+  figures, numbers, images = [], [], {}
+  every = itertools.chain(plots.drawings(study), _prompting_drawings(study), findings_page.drawings(found))
+  for drawing in every:
     for ending, content in plots.encoded(drawing.figure).items():
       figures.append(f"{drawing.stem}.{ending}")
       write_file(folder / "figures" / figures[-1], content)
+      if ending == "png":
+        images[drawing.stem] = content
     numbers.append(f"{drawing.stem}.csv")
     write_file(folder / "tables" / numbers[-1], drawing.numbers.to_csv(index=False))
-  remove_stale(folder / "figures", figures, plots.STEMS)
-  remove_stale(folder / "tables", numbers, plots.STEMS)
-  return [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
+  stems = (*plots.STEMS, *findings_page.STEMS)
+  remove_stale(folder / "figures", figures, stems)
+  remove_stale(folder / "tables", numbers, stems)
+  return [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers], images
 
 
 def remove_stale(folder: Path, written: Collection[str], stems: Collection[str]) -> None:
@@ -92,8 +102,10 @@ def _prompting_drawings(study: Study) -> Iterator[plots.Drawing]:
       yield plots.Drawing(stem, prompting.figure(table, task), numbers)
 
 
-def _write_tables(study: Study, folder: Path) -> list[str]:
+def _write_tables(study: Study, found: Findings, folder: Path) -> list[str]:
   tables = {"cells.csv": study.cells, "final.csv": frame.final(study)}
+  if len(found.verdicts):
+    tables["emergence.csv"] = emergence.flat(found.verdicts)
   if len(prompted := prompting.means(study)):
     tables["few_shot.csv"] = prompted
   for name, table in tables.items():
@@ -113,9 +125,21 @@ def write(workdir: str | Path) -> Path:
 
 def write_study(study: Study, folder: Path) -> Path:
   """Writes the report of a study to a folder, and returns the page's path."""
-  files = _write_figures(study, folder) + _write_tables(study, folder / "tables") + ["summary.json"]
-  text = json.dumps(summary(study), indent=2, allow_nan=False)
+  found = findings.of_study(study)
+  files, images = _write_figures(study, found, folder)
+  files += [*_write_tables(study, found, folder / "tables"), "summary.json"]
+  verdicts = findings.main_verdicts(found.verdicts).to_dict("records")
+  laws = [
+    {"task": law.task, "family": law.family, "reason": law.reason, "fit": law.fitted and law.fitted.tree}
+    for law in found.laws
+  ]
+  text = json.dumps(
+    summary(study) | page.clean({"emergence": verdicts, "laws": laws}), indent=2, allow_nan=False
+  )
   write_file(folder / "summary.json", text + "\n")
   # The page comes last: what it links to exists.
-  write_file(folder / "index.html", page.render(study, files, folder))
+  write_file(folder / "index.html", page.render(study, files, folder, verdicts, {
+    "laws": findings_page.laws_html(found, images), "forecasts": findings_page.forecasts_html(found, images),
+    "notes": findings_page.notes_html(found),
+  }))  # fmt: skip
   return folder / "index.html"

@@ -19,7 +19,9 @@ QUANTILES = (0.5, 0.7, 0.8, 0.9)  # of compute, where no cutoff is given
 
 
 def cutoffs(points: LossPoints) -> list[float]:
-  return [float(np.quantile(points.flops, q)) for q in QUANTILES]
+  """Returns quantiles of compute that leave points on both sides; none where compute does not vary."""
+  quantiles = dict.fromkeys(float(np.quantile(points.flops, q)) for q in QUANTILES)
+  return [c for c in quantiles if points.flops.min() <= c < points.flops.max()]
 
 
 def split(points: LossPoints, cutoff: float) -> tuple[LossPoints, LossPoints]:

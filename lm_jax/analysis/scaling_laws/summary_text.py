@@ -71,11 +71,12 @@ def _parameters(tree: dict[str, Any]) -> list[str]:
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
   columns = [c for c in rows[0] if any(row.get(c) is not None for row in rows)]
-  heading = [_heading(c) for c in columns]
-  return align([heading, *([number(row.get(c)) for c in columns] for row in rows)], left=1)
+  headings = [heading(c) for c in columns]
+  return align([headings, *([number(row.get(c)) for c in columns] for row in rows)], left=1)
 
 
-def _heading(column: str) -> str:
+def heading(column: str) -> str:
+  """Returns the name of a column for a person."""
   base = column.removesuffix("_ci95")
   name = _HEADINGS.get(base, base.replace("_", " "))
   return f"{name} 95 %" if base != column else name

@@ -1,0 +1,168 @@
+"""The report's sections on scaling laws and forecasts: HTML, and the figures that they hold."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from lm_jax.analysis import plots
+from lm_jax.analysis.findings import Findings, Law
+from lm_jax.analysis.forecasts import figure as forecast_figure
+from lm_jax.analysis.look import NAMES
+from lm_jax.analysis.scaling_laws import figure as law_figure
+from lm_jax.analysis.scaling_laws.summary_text import TABLES, heading
+from lm_jax.analysis.scaling_laws.summary_text import number as law_number
+from lm_jax.analysis.style import STYLE
+from lm_jax.analysis.tables import escape, html_table, td
+
+STEMS = ("scaling_law", "forecasts")
+_CARD = "what this fit depends on"
+
+
+def drawings(found: Findings) -> Iterator[plots.Drawing]:
+  """Yields the figures of laws and forecasts with their numbers."""
+  with mpl.rc_context(STYLE):
+    for i, law in enumerate(found.laws):
+      if law.fitted is not None:
+        yield plots.Drawing(stem_of(law, i), law_figure.figure(law.fitted), _numbers(law))
+    if found.forecasts["median"].notna().any():
+      yield plots.Drawing("forecasts", forecast_figure.figure(found.forecasts), found.forecasts)
+
+
+def stem_of(law: Law, index: int) -> str:
+  return f"scaling_law.{plots.file_part('-'.join(filter(None, (law.task, law.family))), index)}.{index}"
+
+
+def _numbers(law: Law) -> pd.DataFrame:
+  points = law.fitted.points
+  columns: dict[str, Any] = {"run": points.run, "n_params": points.n_params, "n_tokens": points.n_tokens,
+                             "flops": points.flops, points.metric: points.loss}  # fmt: skip
+  if law.fitted.fit is not None:
+    columns["predicted"] = law.fitted.fit.predict(points)
+    columns["log_residual"] = np.log(points.loss / columns["predicted"])
+  return pd.DataFrame(columns)
+
+
+def laws_html(found: Findings, figures: dict[str, bytes]) -> str:
+  """Returns the section on scaling laws, "" where there are no losses.
+
+  Args:
+    figures: {stem of a drawing: its PNG}.
+  """
+  parts = [_law_html(law, i, figures) for i, law in enumerate(found.laws)]
+  if not parts:
+    return ""
+  return f'<section id="laws"><h2>Scaling laws</h2>\n{"".join(parts)}</section>'
+
+
+def _law_html(law: Law, index: int, figures: dict[str, bytes]) -> str:
+  of = ", ".join(filter(None, (law.task, law.family)))
+  if law.fitted is None:
+    return f'<h3>{escape(of)}</h3><p class="quiet">No law is fitted: {escape(law.reason)}</p>'
+  tree = law.fitted.tree
+  formula = f"L = {tree['formula']}" if "formula" in tree else "N* = k C^a, D* = k C^b"
+  parts = [
+    f"<h3>{escape(of)}: {escape(tree['law'])}, {escape(formula)}</h3>",
+    image(figures.get(stem_of(law, index)), f"{tree['law']} fit of {of}: {_told(tree)}"),
+    *(f'<p class="quiet">{escape(note)}</p>' for note in tree["notes"]),
+    _estimates(tree, index),
+  ]
+  for name, title in TABLES.items():
+    if tree.get(name):
+      parts.append(_details(title, flat_table(f"law-{index}-{name}", tree[name])))
+  card = [{"choice": key.replace("_", " "), "of this fit": value} for key, value in tree["card"].items()]
+  parts.append(_details(_CARD, flat_table(f"law-{index}-card", card)))
+  return "\n".join(parts)
+
+
+def _told(tree: dict[str, Any]) -> str:
+  """Returns what the figure shows in words, for who cannot see it."""
+  if "methods" in tree:
+    return "; ".join(f"{name}: a = {law_number(line['a'])}" for name, line in tree["methods"].items())
+  return f"status {tree['status']}, {tree['n_points']} points"
+
+
+def _estimates(tree: dict[str, Any], index: int) -> str:
+  if "methods" in tree:
+    rows = [{"method": name, **line} for name, line in tree["methods"].items()]
+    return flat_table(f"law-{index}", rows)
+  known = tree["ci95"] or {}
+  rows = [
+    {"parameter": name, "estimate": tree[name], "bootstrap 95 %": known.get(name),
+     "profile 95 %": tree["profile95"].get(name)}
+    for name in known if name in tree
+  ]  # fmt: skip
+  told = f"{tree['status']}; {tree['starts_at_optimum']:.0%} of {tree['n_starts']} starts at the optimum"
+  return flat_table(f"law-{index}", rows) + f'<p class="quiet">Status: {escape(told)}.</p>'
+
+
+def _details(title: str, content: str) -> str:
+  return f"<details><summary>{escape(title[:1].upper() + title[1:])}</summary>{content}</details>"
+
+
+def flat_table(name: str, rows: Sequence[dict[str, Any]]) -> str:
+  """Returns rows as a sortable table; columns that no row has a value in are left out."""
+  columns = [c for c in rows[0] if any(row.get(c) is not None for row in rows)]
+  numeric = {c: any(isinstance(row.get(c), int | float) for row in rows) for c in columns}
+  body = ["".join(_cell(row.get(c)) for c in columns) for row in rows]
+  return html_table(name, [(heading(c), numeric[c]) for c in columns], body)
+
+
+def _cell(value: Any) -> str:
+  shown = "–" if value is None else law_number(value)
+  return td(value if isinstance(value, int | float) else str(value or ""), shown)
+
+
+def image(png: bytes | None, text: str) -> str:
+  if png is None:
+    return ""
+  data = base64.b64encode(png).decode()
+  return f'<figure><img alt="{escape(text)}" src="data:image/png;base64,{data}"></figure>'
+
+
+def notes_html(found: Findings) -> str:
+  return "".join(f'<p class="quiet">{escape(note)}</p>' for note in found.notes)
+
+
+def forecasts_html(found: Findings, figures: dict[str, bytes]) -> str:
+  """Returns the score card, "" where nothing was forecast."""
+  card = found.forecasts
+  if card.empty:
+    return ""
+  scored = card[card["status"] == "scored"]
+  told = [f"{len(scored)} scored, {int((card['status'] == 'waiting').sum())} waiting for their rung"]
+  if len(scored):
+    inside = int(scored["inside_95"].sum())
+    told.append(
+      f"{inside} of {len(scored)} inside their 95 % band, {int(scored['inside_50'].sum())} inside 50 %"
+    )
+  altered = int((card["status"] == "altered").sum())
+  if altered:
+    told.append(f"{altered} files whose hash does not hold are not scored")
+  rows = [
+    {"rung": row["label"], "task": row["task"], "shots": row["shots"],
+     "metric": NAMES.get(row["metric"], row["metric"]), "status": row["status"], "median": row["median"],
+     "95 % band": [row["low"], row["high"]], "observed": row["observed"], "error": row["error"],
+     "inside 95 %": row["inside_95"], "frozen": row["created"], "file": row["forecast"]}
+    for row in card.to_dict("records")
+  ]  # fmt: skip
+  table = flat_table("forecast-scores", [{k: _known(v) for k, v in row.items()} for row in rows])
+  note = "Frozen by lm-jax predict before the rung was trained; bars: 95 and 50 %; marks: what was measured."
+  return (
+    f'<section id="forecasts"><h2>Forecasts</h2><p>{escape("; ".join(told))}.</p>'
+    f"{image(figures.get('forecasts'), '; '.join(told))}"
+    f'<p class="quiet">{escape(note)}</p>{table}</section>'
+  )
+
+
+def _known(value: Any) -> Any:
+  if isinstance(value, list):
+    return None if any(pd.isna(v) for v in value) else [float(v) for v in value]
+  if value is None or pd.isna(value):
+    return None
+  if isinstance(value, bool | np.bool_):
+    return "yes" if value else "no"
+  return float(value) if isinstance(value, int | float | np.number) else str(value)
