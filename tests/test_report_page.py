@@ -10,7 +10,7 @@ import pytest
 import synthetic_study as synthetic
 from test_analysis import EDGES, EVIL
 
-from lm_jax.analysis import frame, page
+from lm_jax.analysis import frame, page, report
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -119,6 +119,16 @@ def test_edges_draw_without_error(name, tmp_path):
   if name == "two_tasks":
     assert set(seen["options"]["task"]) == {"python_stdlib"}
     assert seen["options"]["task"]["python_stdlib"]["plot-size"] > 0
+
+
+def test_a_written_report_runs_and_offers_its_verdicts(tmp_path):
+  synthetic.realistic(tmp_path)
+  dom, console = browse(report.write(tmp_path), tmp_path / "profile")
+  assert console == []
+  overview = re.search(r'<div id="emergence">(.*?)</section>', dom, flags=re.DOTALL)[1]
+  assert overview.count("<tr>") == 1 + 8  # four metrics of two families
+  assert "insufficient data" in overview and 'id="emergence-section" hidden' not in dom
+  assert '<img alt="power fit of rule_induction' in dom
 
 
 def test_names_cannot_inject_markup(tmp_path):

@@ -54,9 +54,15 @@ class Findings:
   notes: tuple[str, ...] = ()
 
 
-def of_study(study: Study) -> Findings:
+def of_study(study: Study, *, scored: bool = True) -> Findings:
+  """Returns the findings.
+
+  Args:
+    scored: whether the forecasts in the workdir are of this study. They are not of one that was merged from
+      several, whose runs have other names.
+  """
   table = curve_table.of_study(study)
-  card = forecasts(table, study.workdir)
+  card = forecasts(table, study.workdir) if scored else pd.DataFrame(columns=list(scores.COLUMNS))
   mixed = sizes_of_several_budgets(table)
   if mixed:
     note = (

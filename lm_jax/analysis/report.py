@@ -120,12 +120,11 @@ def write(workdir: str | Path) -> Path:
   """
   study = frame.load(workdir)
   compact(study)
-  return write_study(study, study.workdir / "report")
+  return write_study(study, findings.of_study(study), study.workdir / "report")
 
 
-def write_study(study: Study, folder: Path) -> Path:
+def write_study(study: Study, found: Findings, folder: Path) -> Path:
   """Writes the report of a study to a folder, and returns the page's path."""
-  found = findings.of_study(study)
   files, images = _write_figures(study, found, folder)
   files += [*_write_tables(study, found, folder / "tables"), "summary.json"]
   verdicts = findings.main_verdicts(found.verdicts).to_dict("records")
