@@ -325,6 +325,16 @@ def test_a_constant_that_is_not_there_is_missing():
   assert found.parameters["alpha"] == pytest.approx(0.3, rel=1e-5)
 
 
+def test_a_plateau_is_not_an_optimum():
+  """As many losses above as below a law that is flat: nothing tells the values between them apart."""
+  N = np.repeat(np.geomspace(1e7, 1e9, 4), 6)
+  D = np.tile(np.geomspace(1e8, 1e11, 6), 4)
+  found = fitting.fit(fitting.sample("power", made(N, D, 1.5 + 3000 / D**0.4)))
+  assert found.status.startswith("not identifiable: ")
+  assert "alpha" in found.status and found.parameters["alpha"] is None
+  assert found.condition is None
+
+
 def bad(**changes) -> LossPoints:
   return dataclasses.replace(synthetic(), **changes)
 

@@ -1,5 +1,7 @@
 """Compute-optimal sizes: noise-free profiles, envelopes and allocations; held-out error; the panel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -143,6 +145,51 @@ def test_curves_of_many_sizes_give_the_exponent():
   assert line["a"] == pytest.approx(A_EXPONENT, abs=0.02)
   assert line["a"] + line["b"] == pytest.approx(1, abs=1e-9)
   assert line["a_ci95"][0] < line["a"] < line["a_ci95"][1]
+
+
+def test_a_hair_less_compute_makes_no_optimum():
+  """Runs of one budget differ in compute by rounding; each must not be an envelope of its own."""
+  points = iso_points(0.25, 8.0)
+  order = np.argsort(np.tile(np.arange(9), 7), kind="stable")
+  # The larger of a budget, which are the worse, have the less compute.
+  hair = 1 - 1e-3 * np.tile(np.arange(9), 7)
+  jittered = dataclasses.replace(points, flops=points.flops * hair).keep(order)
+  found = isoflop.envelope(jittered, 50)
+  best = [n[np.argmin(loss)] for n, loss in zip(*(v.reshape(7, 9) for v in (points.n_params, points.loss)),
+                                                strict=True)]  # fmt: skip
+  assert [row["n_params"] for row in found.rows] == best
+  slope = np.polyfit(np.log([row["flops"] for row in found.rows]), np.log(best), 1)[0]
+  assert found.exponents["envelope"]["a"] == pytest.approx(slope, rel=1e-9)
+  assert found.exponents["envelope"]["a"] == pytest.approx(A_EXPONENT, abs=0.05)
+
+
+def test_bins_are_budgets_or_even_in_log_compute():
+  budgets = np.repeat([1e10, 3e10, 9e10], 4) * np.tile([0.997, 1.0, 1.003, 1.08], 3)
+  assert isoflop.compute_bins(budgets).tolist() == np.repeat([0, 1, 2], 4).tolist()
+  dense = np.geomspace(1e12, 1e14, 2000)
+  shuffled = np.random.default_rng(0).permutation(2000)
+  bins = isoflop.compute_bins(dense[shuffled])
+  of_dense = np.empty(2000, int)
+  of_dense[shuffled] = bins
+  assert (np.diff(of_dense) >= 0).all()
+  assert of_dense.max() + 1 == int(np.log(100) / np.log(isoflop.SAME_BUDGET)) + 1
+  for b in range(of_dense.max() + 1):
+    assert np.ptp(np.log(dense[of_dense == b])) <= np.log(isoflop.SAME_BUDGET)
+
+
+def test_dense_checkpoints_give_the_exponent_of_curves_that_are_interpolated():
+  """arXiv:2203.15556, approach 1: at each of 1500 values of compute, the run of least interpolated loss."""
+  sizes = np.geomspace(3e7, 3e10, 40)
+  curves = [np.geomspace(1e18 / 6 / n, 1e23 / 6 / n, 150) for n in sizes]
+  points = table(np.repeat(sizes, 150), np.concatenate(curves), run=np.repeat(np.arange(40), 150).astype(str))
+  at = np.geomspace(1e19, 1e22, 1500)
+  losses = [np.interp(np.log(at), np.log(6 * n * d), law(n, d, **TRUE))
+            for n, d in zip(sizes, curves, strict=True)]  # fmt: skip
+  wanted = np.polyfit(np.log(at), np.log(sizes[np.argmin(losses, axis=0)]), 1)[0]
+  inner = points.keep((points.flops >= 1e19) & (points.flops <= 1e22))
+  found = isoflop.envelope(inner, 20).exponents["envelope"]
+  assert found["a"] == pytest.approx(wanted, abs=0.02)
+  assert found["a"] == pytest.approx(A_EXPONENT, abs=0.02)
 
 
 # --- allocation -------------------------------------------------------------------------------------

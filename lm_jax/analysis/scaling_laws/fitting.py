@@ -22,6 +22,8 @@ N_STARTS = 32
 FEW_STARTS = 8  # of fits beside the main one, which say how it moves
 # Relative singular values of d log loss / d theta below which a direction is not seen by the points.
 RANK_TOLERANCE = 1e-6
+# Curvature that is none: relative to the largest, or to slopes of 1 at every point where all is flat.
+FLAT = 1e-14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Fit:
     gradient: the largest slope of the objective over delta, per point, at the optimum.
     starts_at_optimum: share of `n_starts` descents that end at this objective.
     condition: ratio of the extreme eigenvalues of the Hessian in the coordinates of the fit (logs of
-      coefficients at the geometric mean of the variables, exponents); None where it is not positive.
+      coefficients at the geometric mean of the variables, exponents); None where it is not positive, and the
+      parameters that its other directions move are not identified.
     status: "ok", or what is wrong.
   """
 
@@ -157,7 +160,8 @@ def fit(data: Sample, estimator: Estimator | None = None, n_starts: int = N_STAR
   near = 1e-9 * objective_R[best] + estimator.total(np.full(len(data.points), 1e-9))
   reached = float(np.mean(objective_R <= objective_R[best] + near))
   theta_K = theta_RK[best]
-  unseen = _unidentified(data, theta_K)
+  condition, flat = _condition(problem, found.theta_RK[best])
+  unseen = _unidentified(data, theta_K, flat if found.converged_R[best] else flat[:0])
   values = data.natural(theta_K[None])[0]
   parameters = {name: None if name in unseen else float(v)
                 for name, v in zip(data.law.parameters, values, strict=True)}  # fmt: skip
@@ -168,26 +172,30 @@ def fit(data: Sample, estimator: Estimator | None = None, n_starts: int = N_STAR
     status = f"not converged: slope {gradient_R[best]:.1e} per point, above {newton.GRADIENT_TOLERANCE:g}"
   return Fit(
     data, estimator, theta_K, parameters, float(objective_R[best]), float(gradient_R[best]), len(begin),
-    reached, _condition(problem, found.theta_RK[best]), status,
+    reached, condition, status,
   )  # fmt: skip
 
 
-def _condition(problem: newton.Problem, theta_K: np.ndarray) -> float | None:
-  hessian = newton.hessian(problem, theta_K[None], np.ones((1, len(problem.log_loss_P))))[0]
-  eigenvalues = np.linalg.eigvalsh(hessian)
+def _condition(problem: newton.Problem, theta_K: np.ndarray) -> tuple[float | None, np.ndarray]:
+  """Returns the condition number of the Hessian, and the directions [F, K] along which nothing curves."""
+  n = len(problem.log_loss_P)
+  hessian = newton.hessian(problem, theta_K[None], np.ones((1, n)))[0]
+  if not np.isfinite(hessian).all():
+    return None, np.empty((0, len(theta_K)))
+  eigenvalues, axes = np.linalg.eigh(hessian)
   # An eigenvalue that rounding could have made is no eigenvalue.
-  if eigenvalues[0] <= 1e-14 * eigenvalues[-1]:
-    return None
-  return float(eigenvalues[-1] / eigenvalues[0])
+  flat = eigenvalues <= FLAT * max(eigenvalues[-1], n)
+  condition = None if flat.any() else float(eigenvalues[-1] / eigenvalues[0])
+  return condition, axes.T[flat]
 
 
-def _unidentified(data: Sample, theta_K: np.ndarray) -> list[str]:
-  """Returns the parameters that change along directions of theta which no point's prediction feels."""
+def _unidentified(data: Sample, theta_K: np.ndarray, flat_FK: np.ndarray) -> list[str]:
+  """Returns the parameters that change along flat directions, or along those that no prediction feels."""
   J_PK = laws.jacobian(data.law, theta_K[None], data.log_x_VP)[0]
   if not np.isfinite(J_PK).all():
     return list(data.law.parameters)
   _, singular, directions = np.linalg.svd(J_PK, full_matrices=False)
-  unseen = directions[singular < RANK_TOLERANCE * singular[0]]
+  unseen = np.concatenate([directions[singular < RANK_TOLERANCE * singular[0]], flat_FK])
   step = 1e-4
   natural = data.natural(theta_K[None])[0]
   names = set()

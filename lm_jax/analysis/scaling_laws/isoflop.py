@@ -4,8 +4,11 @@
             to the losses, and of an Akima interpolation through them (Akima 1970), side by side: a profile is
             not symmetric in log N, and the parabola's minimum is biased by how far the sizes reach to each
             side (arXiv:2603.22339). D* is D at N*, on the line through log D against log N.
-  envelope  the lower envelope of loss over compute: points that no point of as little or less compute beats.
-            It leans towards sizes that happen to lie at its corners.
+  envelope  the lower envelope of loss over compute: the least loss of each compute bin, of those that no bin
+            of less compute beats. Points of about equal compute, a profile of approach 2, are one bin: a hair
+            less compute must not make a worse run an optimum. Where compute runs on without gaps, as over
+            dense checkpoints, bins are equally wide in log C. The envelope leans towards sizes that happen to
+            lie at its corners.
 
 Then N* = k C^a and D* = k C^b are lines in log-log. Intervals are percentiles over bootstrap resamples: of
 points within each profile, of runs for the envelope.
@@ -22,8 +25,8 @@ from lm_jax.analysis.scaling_laws.resampling import draw, interval
 from lm_jax.strict import ConfigError, require
 
 METHODS = ("parabola", "akima")
-SAME_BUDGET = 1.1  # neighbors in compute that differ by less belong to one profile
-WIDEST_PROFILE = 1.5  # largest over smallest compute of a profile
+SAME_BUDGET = 1.1  # neighbors in compute that differ by less are one budget; also the width of a bin
+WIDEST_PROFILE = 1.5  # largest over smallest compute of a budget
 SAME_SIZE = 1.05  # as above, in parameters
 MIN_ENVELOPE = 3  # points of a line through the envelope
 MIN_SIZES = 4  # a parabola through three goes through all of them
@@ -46,15 +49,24 @@ class Frontier:
 
 def profiles(points: LossPoints) -> list[np.ndarray]:
   """Returns the indices of every isoFLOP profile with enough sizes, by compute."""
-  order = np.argsort(points.flops, kind="stable")
-  ratio = points.flops[order][1:] / points.flops[order][:-1]
-  groups = np.split(order, np.flatnonzero(ratio > SAME_BUDGET) + 1)
+  groups = _chains(points.flops)
   enough = [g for g in groups if _sizes(points.n_params[g]).max() + 1 >= MIN_SIZES]
-  narrow = [g for g in enough if np.ptp(np.log(points.flops[g])) <= np.log(WIDEST_PROFILE)]
+  narrow = [g for g in enough if _is_budget(points.flops[g])]
   if not narrow:
     reason = "their compute runs on without gaps" if enough else f"no budget has {MIN_SIZES} sizes or more"
     raise ConfigError(f"law='isoflop': the {len(points)} points are no isoFLOP profiles: {reason}")
   return narrow
+
+
+def _chains(flops: np.ndarray) -> list[np.ndarray]:
+  """Returns the indices of chains of points whose neighbors in compute are within SAME_BUDGET."""
+  order = np.argsort(flops, kind="stable")
+  ratio = flops[order][1:] / flops[order][:-1]
+  return np.split(order, np.flatnonzero(ratio > SAME_BUDGET) + 1)
+
+
+def _is_budget(flops: np.ndarray) -> bool:
+  return bool(np.ptp(np.log(flops)) <= np.log(WIDEST_PROFILE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +198,23 @@ def _exponents(lines_2R2: np.ndarray, n_budgets: int) -> dict[str, Any]:
   return {"a": a, "b": b, "a_ci95": bands[0], "b_ci95": bands[1], "n_budgets": n_budgets, "status": status}
 
 
+def compute_bins(flops: np.ndarray) -> np.ndarray:
+  """Returns the number of each point's compute bin: a budget, or a factor SAME_BUDGET of what has no gaps."""
+  bins, first = np.empty(len(flops), int), 0
+  for chain in _chains(flops):
+    log_c = np.log(flops[chain])
+    inside = 0 if _is_budget(flops[chain]) else ((log_c - log_c[0]) / np.log(SAME_BUDGET)).astype(int)
+    bins[chain] = first + inside
+    first = bins[chain].max() + 1
+  return bins
+
+
+def best_of_bins(bins: np.ndarray, flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
+  """Returns the index of each bin's least loss, of least compute on a tie."""
+  order = np.lexsort((flops, loss, bins))
+  return order[np.unique(bins[order], return_index=True)[1]]
+
+
 def lower_envelope(flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
   """Returns the indices of points that no point of as little or less compute beats, by compute."""
   order = np.lexsort((loss, flops))
@@ -195,18 +224,23 @@ def lower_envelope(flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def envelope(points: LossPoints, n_resamples: int = 1000, seed: int = 42) -> Frontier:
-  """Returns the lower envelope over compute, and the lines through its sizes and tokens."""
+  """Returns the lower envelope over compute bins, and the lines through its sizes and tokens."""
   require(n_resamples > 1, "bootstrap", n_resamples, "greater than 1")
   weight_RP = draw(len(points), n_resamples, seed, points.run)
   log_c, log_n, log_d = np.log([points.flops, points.n_params, points.n_tokens])
+  bins = compute_bins(points.flops)
+
+  def corners(chosen: np.ndarray) -> np.ndarray:
+    best = chosen[best_of_bins(bins[chosen], points.flops[chosen], points.loss[chosen])]
+    return best[lower_envelope(points.flops[best], points.loss[best])]
 
   def of(chosen: np.ndarray) -> np.ndarray:
-    on = chosen[lower_envelope(points.flops[chosen], points.loss[chosen])]
+    on = corners(chosen)
     if len(on) < MIN_ENVELOPE:
       return np.full((2, 2), np.nan)
     return np.concatenate([_lines(log_c[on], y[None, on]) for y in (log_n, log_d)])
 
-  on = lower_envelope(points.flops, points.loss)
+  on = corners(np.arange(len(points)))
   rows = [
     {"method": "envelope", "flops": float(points.flops[i]), "n_params": float(points.n_params[i]),
      "n_tokens": float(points.n_tokens[i]), "loss": float(points.loss[i]), "run": str(points.run[i]),
