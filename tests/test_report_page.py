@@ -62,7 +62,7 @@ def browse(path, profile, width=1200):
     "--enable-logging=stderr", f"--user-data-dir={profile}", "--virtual-time-budget=8000",
     f"--window-size={width},900", "--dump-dom", path.as_uri(),
   ]  # fmt: skip
-  done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+  done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=True)
   return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
