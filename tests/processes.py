@@ -62,7 +62,7 @@ def finish(process: subprocess.Popen, typed: str | None = None) -> subprocess.Co
     typed: its input, if it was started with stdin=PIPE.
   """
   try:
-    out, err = process.communicate(typed, timeout=120)
+    out, err = process.communicate(typed, timeout=400)
   finally:
     process.kill()
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)
