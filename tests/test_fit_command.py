@@ -187,6 +187,7 @@ def test_figures_of_other_laws(capsys, tmp_path, table, law):
   fit_json(capsys, f"--table={with_metric(table)}", f"--law={law}", f"--figure={path}", *COLUMNS, *QUICK)
   text = path.read_text()
   assert "(FLOPs)" in text and "loss (nats/token)" in text
+  assert ("isoFLOP profiles" in text) == (law == "isoflop")
   assert ("compute-optimal parameters" in text) == (law != "power")
 
 
