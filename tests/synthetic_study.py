@@ -57,9 +57,11 @@ def write_cell(path: Path, cell, rows, *, state="done", step=None, error=None, t
   step = cell["num_steps"] if step is None else step
   status = {"state": state, "step": step, "num_steps": cell["num_steps"], "loss": 1.0, "tokens_per_s": 1e5,
             "eta_s": 0.0, "time": 1.7e9, "pid": 1, "host": "host", "error": error}  # fmt: skip
+  rate = cell["overrides"].get("optimizer.learning_rate", 3e-3)
   config = {"study": "synthetic", "family": cell["family"], "seed": cell["seed"],
             "task": {"name": task["name"]},
-            "model": {"d_model": 8, "num_layers": 1}, "train": {"num_steps": cell["num_steps"]}}  # fmt: skip
+            "model": {"d_model": 8, "num_layers": 1}, "train": {"num_steps": cell["num_steps"]},
+            "optimizer": {"learning_rate": rate}}  # fmt: skip
   for name, tree in (("status", status), ("task", task), ("config", config)):
     (path / f"{name}.json").write_text(json.dumps(tree))
   append(path / "records.jsonl", rows)

@@ -80,7 +80,7 @@ def test_the_published_fit(capsys, epoch):
   assert [round(r["a"], 3) for r in tree["influence"]] == [0.565, 0.544, 0.524, 0.514, 0.509, 0.484]
   assert tree["columns"]["n_params"] == "Model Size"
   card = tree["card"]
-  assert card["reduction"] == "sum" and card["delta"] == 1e-3 and card["learning_rates_tuned"] is None
+  assert card["reduction"] == "sum" and card["delta"] == 1e-3 and card["learning_rates"] is None
   assert card["D"] == "C / (6 N)" and card["exclusions"] == "5 points of the highest losses"
   assert {"N", "C", "optimizer", "tolerance", "starts", "checkpoints", "intervals", "form"} <= set(card)
 
@@ -90,9 +90,34 @@ def test_the_text_says_the_same(capsys, epoch):
   assert (code, err) == (0, "")
   for part in ("n_params = Model Size", "0.5139", "objective 0.0010182740178 (sum)",
                "20 of 20 refits converged", "card:",
-               "learning rates tuned  not stated by the table", "2 isoFLOP akima", "naive"):  # fmt: skip
+               "not stated by the table", "2 isoFLOP akima", "naive"):  # fmt: skip
     assert part in out
   assert "nan" not in out.lower()
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "isoflop", "envelope", "power", "bnsl"])
+def test_lines_fit_a_terminal_and_the_first_say_what_was_found(capsys, table, law):
+  with_metric(table)
+  long = table.with_name("a_table_of_a_name_that_no_terminal_has_room_for" * 3 + ".csv")
+  long.write_text(table.read_text().replace(",run ", f",{'a_run_of_a_long_name_' * 5}"))
+  code, out, _ = call(capsys, f"--table={long}", f"--law={law}", "--x=C", "--breaks=4", *COLUMNS, *QUICK)
+  assert code == 0
+  lines = out.splitlines()
+  assert max(map(len, lines)) < 160
+  order = (
+    "status",
+    "note:",
+    "compute-optimal allocation",
+    "optimum of each",
+    "with so many",
+    "the exponents",
+    "card:",
+  )
+  at = {part: i for part in order for i, line in reversed(list(enumerate(lines))) if part in line}
+  assert {"status", "card:"} <= set(at) and list(at.values()) == sorted(at.values())
+  assert at["status"] < 24
+  if law in ("chinchilla", "isoflop", "envelope"):
+    assert at["compute-optimal allocation"] < 20
 
 
 @pytest.mark.parametrize("law", ["kaplan", "power", "bnsl", "data_constrained", "isoflop", "envelope"])
@@ -162,6 +187,7 @@ def test_figures_of_other_laws(capsys, tmp_path, table, law):
   fit_json(capsys, f"--table={with_metric(table)}", f"--law={law}", f"--figure={path}", *COLUMNS, *QUICK)
   text = path.read_text()
   assert "(FLOPs)" in text and "loss (nats/token)" in text
+  assert ("isoFLOP profiles" in text) == (law == "isoflop")
   assert ("compute-optimal parameters" in text) == (law != "power")
 
 
@@ -177,6 +203,7 @@ def test_figures_of_other_laws(capsys, tmp_path, table, law):
     (("--drop_highest=500",), "drop_highest=500: must be from 0 to 244"),
     (("--drop_highest=-1",), "drop_highest=-1: must be from 0 to 244"),
     (("--drop_highest=241",), "needs more points than that, and there are 2"),
+    (("--edges=dorp",), "--edges='dorp': must be keep or drop"),
     (("--n=non",), "--n='non': must be total or nonembedding"),
     (("--c=6n",), "--c='6n': must be 6nd or exact"),
     (("--n=nonembedding",), "--n=nonembedding: no column of these parameters; it has --n=total"),

@@ -92,6 +92,20 @@ def test_weighted_minima_are_numpys():
   assert lowest[0] == pytest.approx(c0 - c1**2 / (4 * c2))
 
 
+@pytest.mark.parametrize("method", isoflop.METHODS)
+def test_the_curve_of_a_profile_has_the_minimum_that_is_told(method):
+  found = isoflop.isoflop(iso_points(noise=2e-3), 2)
+  rows = [row for row in found.rows if row["method"] == method]
+  assert len(found.profiles) == len(rows) == len(BUDGETS)
+  for part, row in zip(found.profiles, rows, strict=True):
+    at = np.linspace(part.log_n_S[0], part.log_n_S[-1], 20001)
+    curve = part.curve(at, method)
+    assert np.exp(at[np.argmin(curve)]) == pytest.approx(row["n_params"], rel=1e-3)
+    assert curve.min() == pytest.approx(row["loss"], rel=1e-6)
+    if method == "akima":
+      assert part.curve(np.sort(part.log_n_P), method) == pytest.approx(part.loss_P[np.argsort(part.log_n_P)])
+
+
 def test_intervals_hold_the_truth_and_shrink_with_noise():
   wide, narrow = (isoflop.isoflop(iso_points(noise=noise), 200) for noise in (3e-3, 3e-4))
   for method in isoflop.METHODS:

@@ -42,6 +42,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "flops", "flops_exact", "flop", "training_flop", "training_flops", "train_flops", "compute",
     "flops_6nd", "c",
   ),
+  "learning_rate": ("learning_rate", "lr", "peak_lr", "max_lr"),
   "unique_tokens": ("unique_tokens", "n_unique_tokens", "num_unique_tokens", "unique_data"),
   "step": ("step", "steps", "checkpoint"),
   "seed": ("seed", "random_seed"),
@@ -113,6 +114,7 @@ def of_study(study: frame.Study, *, checkpoints: bool = False) -> CurveTable:
     "study": pd.Series(study.name, index=rows.index), "model": rows["label"], "run": rows["cell_id"],
     "n_params": rows["params_total"], "n_params_nonembedding": rows["params_nonembedding"],
     "flops": rows["flops_exact"], "n_tokens": rows["tokens"],
+    "learning_rate": rows["cell_id"].map(study.cells.set_index("cell_id")["learning_rate"]),
     # What an ideal learner scores, where that is known, is the most that a curve can reach.
     "ceiling": pd.Series([known[key] for key in keys], index=rows.index, dtype="float64"),
   }  # fmt: skip

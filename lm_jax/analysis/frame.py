@@ -149,6 +149,7 @@ def _read_records(path: Path) -> tuple[list[dict], str]:
 class _CellFiles:
   status: dict[str, Any] | None
   task: dict[str, Any] | None
+  config: dict[str, Any] | None
   rows: list[dict]
   problem: str
   started: bool
@@ -157,7 +158,8 @@ class _CellFiles:
 def _read_cell(path: Path) -> _CellFiles:
   rows, problem = _read_records(path / "records.jsonl")
   status = _optional_json(path / "status.json")
-  return _CellFiles(status, _optional_json(path / "task.json"), rows, problem, path.is_dir())
+  task, config = (_optional_json(path / f"{name}.json") for name in ("task", "config"))
+  return _CellFiles(status, task, config, rows, problem, path.is_dir())
 
 
 def _all_rows(files: list[_CellFiles]) -> tuple[pd.DataFrame, list[_CellFiles]]:
@@ -221,6 +223,8 @@ def _cell_row(cell: Mapping[str, Any], files: _CellFiles) -> dict[str, Any]:
         row[name] = last[name]
   losses = [r["value"] for r in files.rows if r["split"] == "train" and r["metric"] == "loss"]
   row["final_loss"] = losses[-1] if losses and not reason else None
+  # The resolved config says it also where the sweep does not vary it.
+  row["learning_rate"] = ((files.config or {}).get("optimizer") or {}).get("learning_rate")
   return row
 
 
@@ -306,7 +310,7 @@ def _cells_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame[name] = frame[name].astype("string")
   for name in ("seed", "step", "params_total", "params_nonembedding", "num_steps", "tokens"):
     frame[name] = pd.array([None if pd.isna(v) else int(v) for v in frame[name]], dtype="Int64")
-  for name in (*COMPUTE, "final_loss"):
+  for name in (*COMPUTE, "final_loss", "learning_rate"):
     frame[name] = frame[name].astype("float64")
   frame["finished"] = frame["finished"].astype(bool)
   return frame

@@ -23,6 +23,10 @@ class LossPoints:
     loss: nats a token, or bits a byte: as the metric says.
     run: what was trained together; points of one run are not independent.
     unique_tokens: tokens of the corpus, of which n_tokens are repetitions; None where no row says so.
+    at_edge: whether a point's learning rate, the best of a sweep, is the smallest or largest that was tried;
+      None where no learning rates were swept.
+    learning_rates: "tuned" (each point is the best of a sweep), "tuned in part", "one for all", "several, not
+      swept"; None where not every row says its own.
     metric: which loss.
     source: where they are from.
     notes: what was derived, and what was left out.
@@ -34,6 +38,8 @@ class LossPoints:
   loss: np.ndarray
   run: np.ndarray
   unique_tokens: np.ndarray | None = None
+  at_edge: np.ndarray | None = None
+  learning_rates: str | None = None
   metric: str = "loss"
   source: str = ""
   notes: tuple[str, ...] = ()
@@ -43,7 +49,7 @@ class LossPoints:
 
   def keep(self, chosen: np.ndarray) -> "LossPoints":
     """Returns the points that a mask or indices choose."""
-    fields = ("n_params", "n_tokens", "flops", "loss", "run", "unique_tokens")
+    fields = ("n_params", "n_tokens", "flops", "loss", "run", "unique_tokens", "at_edge")
     arrays = {f: getattr(self, f)[chosen] for f in fields if getattr(self, f) is not None}
     return dataclasses.replace(self, **arrays)
 
@@ -97,19 +103,53 @@ def of_table(
   unique = rows["unique_tokens"].to_numpy()
   points = LossPoints(
     n_params, n_tokens, flops, rows["value"].to_numpy(), _runs(rows),
-    None if np.isnan(unique).all() else unique, str(rows["metric"].iloc[0]), table.source, tuple(notes),
+    None if np.isnan(unique).all() else unique, metric=str(rows["metric"].iloc[0]), source=table.source,
+    notes=tuple(notes),
   )  # fmt: skip
-  return _positive(points)
+  there = _there(points)
+  return _best_learning_rates(_positive(points, there), rows["learning_rate"].to_numpy()[there])
 
 
-def _positive(points: LossPoints) -> LossPoints:
-  """Leaves out points that lack a number, and refuses those that a logarithm does not have."""
+def _best_learning_rates(points: LossPoints, rate: np.ndarray) -> LossPoints:
+  """Returns the points of the best learning rate, where runs differ in nothing else but their seeds."""
+  if not len(points) or np.isnan(rate).any():
+    return points
+  data = pd.DataFrame({"n_params": points.n_params, "n_tokens": points.n_tokens, "rate": rate})
+  if points.unique_tokens is not None:
+    data["unique_tokens"] = points.unique_tokens
+  same = data.drop(columns="rate").columns.tolist()
+  number = data.groupby(same, sort=False).ngroup()
+  mean = pd.Series(points.loss).groupby([number, data["rate"]]).mean()
+  best = number.map(mean.groupby(level=0).idxmin().map(lambda key: key[1]))
+  of_group = data["rate"].groupby(number)
+  low, high = of_group.transform("min"), of_group.transform("max")
+  swept, kept = (low < high).to_numpy(), (data["rate"] == best).to_numpy()
+  if not swept.any():
+    return dataclasses.replace(points, learning_rates="one for all" if np.ptp(rate) == 0 else
+                               "several, not swept")  # fmt: skip
+  at_edge = swept & ((best == low) | (best == high)).to_numpy()
+  note = (
+    f"{int((~kept).sum())} of {len(points)} points are of learning rates that are not the best, and left out"
+  )
+  points = dataclasses.replace(points, at_edge=at_edge, notes=(*points.notes, note),
+                               learning_rates="tuned" if swept.all() else "tuned in part")  # fmt: skip
+  return points.keep(kept)
+
+
+def _columns(points: LossPoints) -> dict[str, np.ndarray]:
   columns = {"parameters": points.n_params, "tokens": points.n_tokens, "compute": points.flops,
              "loss": points.loss}  # fmt: skip
-  if points.unique_tokens is not None:
-    columns["unique tokens"] = points.unique_tokens
-  there = np.all([np.isfinite(column) for column in columns.values()], axis=0)
-  for name, column in columns.items():
+  return columns if points.unique_tokens is None else columns | {"unique tokens": points.unique_tokens}
+
+
+def _there(points: LossPoints) -> np.ndarray:
+  """Returns which points have all their numbers."""
+  return np.all([np.isfinite(column) for column in _columns(points).values()], axis=0)
+
+
+def _positive(points: LossPoints, there: np.ndarray) -> LossPoints:
+  """Leaves out points that lack a number, and refuses those that a logarithm does not have."""
+  for name, column in _columns(points).items():
     bad = there & (column <= 0)
     if bad.any():
       raise ConfigError(

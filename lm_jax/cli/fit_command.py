@@ -25,6 +25,10 @@ _FLAGS = TABLE_FLAGS | {
   "loss": (flags.DEFINE_string, "of log residuals: huber (the default), lad or mse", "huber"),
   "delta": (flags.DEFINE_float, "where huber turns from squares to absolute values (default: 1e-3)", None),
   "drop_highest": (flags.DEFINE_integer, "leave out so many of the highest losses", 0),
+  "edges": (
+    flags.DEFINE_string,
+    "points whose best learning rate is at the edge of its sweep: keep (the default) or drop", "keep",
+  ),
   "n": (flags.DEFINE_string, "which parameters are N: total (the default) or nonembedding", "total"),
   "c": (flags.DEFINE_string, "what compute is: 6nd (the default, 6 N D) or exact (the table's)", "6nd"),
   "x": (flags.DEFINE_string, "variable of --law=power and bnsl: N (the default), D or C", "N"),
@@ -56,8 +60,8 @@ def fit(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   if values.json:
     print(json.dumps(_plain(tree), allow_nan=False))
   else:
-    print(table.told())
     print(summary_text.text(tree))
+    print("\n".join(["", *summary_text.wrapped(f"columns of {table.told()}")]))
   return 0
 
 
@@ -78,12 +82,13 @@ def _options(values: flags.FlagValues) -> "Options":
   from lm_jax.strict import choose
 
   choose(dict.fromkeys(LAWS), values.law, "--law")
+  require(values.edges in ("keep", "drop"), "--edges", values.edges, "keep or drop")
   require(values.bootstrap == 0 or values.bootstrap > 1, "--bootstrap", values.bootstrap, "0, or 2 and more")
   if values.law in ("isoflop", "envelope"):
     require(values.bootstrap > 1, "--bootstrap", values.bootstrap, f"2 or more for --law={values.law}")
   return Options(
     values.law, Estimator(values.loss, values.delta), values.x, values.breaks, values.drop_highest,
-    values.bootstrap, values.cluster, values.seed, _numbers(values, "budgets"),
+    values.edges, values.bootstrap, values.cluster, values.seed, _numbers(values, "budgets"),
     _numbers(values, "cutoffs"),
   )  # fmt: skip
 
@@ -137,8 +142,9 @@ COMMANDS = {
   "fit": Command(
     fit, "a scaling law fitted to a table or a workdir, with intervals and all that moves the result",
     (
-      "table", "workdir", "law", "loss", "delta", "drop_highest", "n", "c", "x", "breaks", "bootstrap",
-      "cluster", "seed", "budgets", "cutoffs", "columns", "task", "metric", "family", "figure", "json",
+      "table", "workdir", "law", "loss", "delta", "drop_highest", "edges", "n", "c", "x", "breaks",
+      "bootstrap", "cluster", "seed", "budgets", "cutoffs", "columns", "task", "metric",
+      "family", "figure", "json",
     ), own=_FLAGS,
   ),
 }  # fmt: skip

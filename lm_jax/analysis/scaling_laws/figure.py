@@ -1,4 +1,7 @@
-"""One figure of a fit: predicted against observed loss with residuals below, and loss against compute."""
+"""One figure of a fit: predicted against observed loss with residuals below, and loss against compute.
+
+Of isoFLOP profiles and envelopes: N* against compute, and the profiles, or loss against compute.
+"""
 
 import re
 
@@ -11,7 +14,7 @@ from lm_jax.analysis import plots
 from lm_jax.analysis.loss_points import LossPoints
 from lm_jax.analysis.scaling_laws import allocation
 from lm_jax.analysis.scaling_laws.summary import Summary
-from lm_jax.analysis.style import GREY, INK, STYLE, TEXT_WIDTH
+from lm_jax.analysis.style import GREY, INK, STYLE, TEXT_WIDTH, palette
 
 _LOSS = {"loss": "loss (nats/token)", "nll": "NLL (nats/token)", "bits_per_byte": "bits per byte"}
 _HIGHLIGHT = "#D55E00"
@@ -19,7 +22,7 @@ _MAP = "viridis"
 
 
 def encoded(summary: Summary, ending: str) -> bytes:
-  """Returns the file of a fit's figure, or of a frontier's, whose left part is N* against compute."""
+  """Returns the file of a fit's figure."""
   with mpl.rc_context(STYLE):
     return plots.encoded(figure(summary), (ending,))[ending]
 
@@ -35,6 +38,9 @@ def figure(summary: Summary) -> Figure:
   else:
     _sizes(left.subplots(), summary)
   ax = right.subplots()
+  if summary.frontier is not None and summary.frontier.profiles:
+    _profiles(ax, summary)
+    return made
   _compute(ax, summary, color)
   scale = mpl.cm.ScalarMappable(_norm(summary.points), _MAP)
   bar = right.colorbar(scale, ax=ax, pad=0.02, aspect=30)
@@ -135,6 +141,51 @@ def _short(value: float) -> str:
     if value >= size:
       return f"{value / size:.3g}{unit}"
   return f"{value:.3g}"
+
+
+def _profiles(ax: Axes, summary: Summary) -> None:
+  """Draws loss against N, a color a budget: points, both curves, and their minima."""
+  frontier, loss = summary.frontier, summary.points.loss
+  methods = list(zip(frontier.exponents, "so", ("--", "-"), strict=False))
+  for i, (part, color) in enumerate(
+    zip(frontier.profiles, palette(len(frontier.profiles), high=0.75), strict=True)
+  ):
+    ax.scatter(np.exp(part.log_n_P), part.loss_P, s=9, color=color, linewidths=0)
+    log_n = np.linspace(part.log_n_S[0], part.log_n_S[-1], 200)
+    for method, marker, style in methods:
+      ax.plot(np.exp(log_n), part.curve(log_n, method), style, color=color, linewidth=0.9)
+      row = [r for r in frontier.rows if r["method"] == method][i]
+      if row["n_params"] is not None:
+        ax.plot([row["n_params"]], [row["loss"]], marker, color=_HIGHLIGHT, markersize=4.5, zorder=4,
+                markerfacecolor="none" if marker == "s" else _HIGHLIGHT)  # fmt: skip
+    last = part.log_n_S[-1]
+    ax.annotate(_power_of_ten(np.exp(part.log_c)), (np.exp(last), part.curve(last, "akima")), xytext=(4, 0),
+                textcoords="offset points", va="center", fontsize=6.5, color=color)  # fmt: skip
+  ax.set_xscale("log")
+  ax.set_yscale("log")
+  ax.set_ylim(loss.min() / 1.03, loss.max() * 1.03)
+  # Room for the budgets at the curves' ends.
+  low, high = summary.points.n_params.min(), summary.points.n_params.max()
+  ax.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.22)
+  _plain(ax.yaxis)
+  ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+  ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: _short(value)))
+  ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+  ax.set_xlabel("parameters $N$")
+  ax.set_ylabel(_LOSS[summary.points.metric])
+  keys = [
+    mpl.lines.Line2D([], [], color=GREY, linestyle=style, linewidth=0.9, marker=marker, markersize=4.5,
+                     markeredgecolor=_HIGHLIGHT, markerfacecolor="none" if marker == "s" else _HIGHLIGHT,
+                     label=f"{method}, minimum")
+    for method, marker, style in methods
+  ]  # fmt: skip
+  ax.set_title("isoFLOP profiles (FLOPs at the curves)", loc="left", color=INK)
+  ax.legend(handles=keys, frameon=False, fontsize=7)
+
+
+def _power_of_ten(value: float) -> str:
+  mantissa, exponent = f"{value:.1e}".split("e")
+  return f"${float(mantissa):g}\\times10^{{{int(exponent)}}}$"
 
 
 def _sizes(ax: Axes, summary: Summary) -> None:

@@ -40,11 +40,13 @@ class Frontier:
     rows: one a budget (and method), flat.
     exponents: {method: {"a", "b", "a_ci95", "b_ci95", "n_budgets", "status"}}; None where undefined.
     lines: {method: slope and level at log C = 0 of log N* and log D* [2, 1 + resamples, 2]}.
+    profiles: what the rows are minima of, by compute; none of an envelope.
   """
 
   rows: list[dict[str, Any]]
   exponents: dict[str, dict[str, Any]]
   lines: dict[str, np.ndarray]
+  profiles: tuple["Profile", ...] = ()
 
 
 def profiles(points: LossPoints) -> list[np.ndarray]:
@@ -70,14 +72,20 @@ def _is_budget(flops: np.ndarray) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Profile:
-  """One profile; sizes [S] that are the same but for rounding are one."""
+class Profile:
+  """One profile; sizes [S] that are the same but for rounding are one.
+
+  Attributes:
+    log_n_P, size_P, loss_P: of each point: log N, which size it is of, and the loss.
+    tokens: slope and level of log D against log N.
+  """
 
   log_c: float
   log_n_S: np.ndarray
+  log_n_P: np.ndarray
   size_P: np.ndarray
   loss_P: np.ndarray
-  tokens: tuple[float, float]  # slope and level of log D against log N
+  tokens: tuple[float, float]
 
   def minima(self, weight_RP: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns log N* and the loss there [R], NaN where no minimum lies between the outermost sizes."""
@@ -93,16 +101,26 @@ class _Profile:
     inside = (at_R > left) & (at_R < right) & (there.sum(1) >= 3)
     return np.where(inside, at_R, np.nan), np.where(inside, lowest_R, np.nan)
 
+  def curve(self, log_n: np.ndarray, method: str) -> np.ndarray:
+    """Returns the loss by the curve through the points whose minimum the method takes."""
+    count_S = np.bincount(self.size_P)
+    mean_S = np.bincount(self.size_P, self.loss_P) / count_S
+    if method == "akima":
+      return interpolate.Akima1DInterpolator(self.log_n_S, mean_S)(log_n)
+    center = self.log_n_S.mean()
+    weight_S = np.sqrt(count_S)
+    return np.polyval(np.polyfit(self.log_n_S - center, mean_S, 2, w=weight_S), log_n - center)
+
   def log_tokens(self, log_n: np.ndarray) -> np.ndarray:
     return np.polyval(self.tokens, log_n)
 
 
-def _profile(points: LossPoints) -> _Profile:
+def _profile(points: LossPoints) -> Profile:
   log_n, log_d = np.log(points.n_params), np.log(points.n_tokens)
   size_P = _sizes(points.n_params)
   log_n_S = np.bincount(size_P, log_n) / np.bincount(size_P)
   tokens = tuple(np.polyfit(log_n, log_d, 1))
-  return _Profile(float(np.log(points.flops).mean()), log_n_S, size_P, points.loss, tokens)
+  return Profile(float(np.log(points.flops).mean()), log_n_S, log_n, size_P, points.loss, tokens)
 
 
 def _sizes(n_params: np.ndarray) -> np.ndarray:
@@ -173,10 +191,10 @@ def isoflop(points: LossPoints, n_resamples: int = 1000, seed: int = 42) -> Fron
       rows.append(_row(method, part, at_R, float(lowest_R[0])))
     lines[method] = np.stack([_lines(log_c, np.stack(y, axis=1)) for y in (log_n, log_d)])
     exponents[method] = _exponents(lines[method], int(np.isfinite([n[0] for n in log_n]).sum()))
-  return Frontier(rows, exponents, lines)
+  return Frontier(rows, exponents, lines, tuple(parts))
 
 
-def _row(method: str, part: _Profile, at_R: np.ndarray, lowest: float) -> dict[str, Any]:
+def _row(method: str, part: Profile, at_R: np.ndarray, lowest: float) -> dict[str, Any]:
   found = bool(np.isfinite(at_R[0]))
   n_R, d_R = np.exp(at_R), np.exp(part.log_tokens(at_R))
   return {

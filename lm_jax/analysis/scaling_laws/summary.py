@@ -14,6 +14,7 @@ import numpy as np
 from lm_jax.analysis.loss_points import LossPoints
 from lm_jax.analysis.scaling_laws import (
   allocation,
+  diagnostics,
   fitting,
   holdout,
   influence,
@@ -28,7 +29,7 @@ from lm_jax.analysis.scaling_laws.estimators import Estimator
 from lm_jax.analysis.scaling_laws.fitting import Fit
 from lm_jax.analysis.scaling_laws.isoflop import Frontier
 from lm_jax.analysis.scaling_laws.resampling import Refits
-from lm_jax.strict import choose
+from lm_jax.strict import ConfigError, choose, require
 
 LAWS = (*laws.NAMES, "isoflop", "envelope")
 # Resamples of isoFLOP profiles at most: each is an interpolation a profile.
@@ -47,6 +48,7 @@ class Options:
     law: a name of LAWS.
     x: the variable of power and bnsl: N, D or C.
     drop_highest: how many of the highest losses are left out.
+    edges: "keep" or "drop" points whose best learning rate is at an edge of its sweep.
     bootstrap: resamples; 0 for no intervals.
     budgets: FLOPs to allocate; decades around the table's where it is empty.
     cutoffs: of compute, for held-out errors; quantiles where it is empty.
@@ -57,6 +59,7 @@ class Options:
   x: str = "N"
   n_breaks: int = 1
   drop_highest: int = 0
+  edges: str = "keep"
   bootstrap: int = 4000
   cluster: str = "point"
   seed: int = 42
@@ -82,11 +85,14 @@ def summarize(by_convention: Mapping[tuple[str, str], LossPoints], options: Opti
     by_convention: {(convention of N, convention of C): all points}, the one asked for first.
   """
   choose(dict.fromkeys(LAWS), options.law, "law")
+  require(options.edges in ("keep", "drop"), "edges", options.edges, "keep or drop")
+  edges = _edge_notes(next(iter(by_convention.values())), options.edges)
+  by_convention = {key: _edges_left(points, options.edges) for key, points in by_convention.items()}
   (n, c), everything = next(iter(by_convention.items()))
   points = fitting.drop_highest(everything, options.drop_highest)
   head = {
     "law": options.law, "metric": points.metric, "source": points.source, "n_points": len(points),
-    "n_runs": len(np.unique(points.run)), "notes": list(points.notes),
+    "n_runs": len(np.unique(points.run)), "notes": [*points.notes, *edges],
   }  # fmt: skip
   if options.law in ("isoflop", "envelope"):
     return _frontier(points, options, head, _common_card(points, options, n, c))
@@ -94,13 +100,19 @@ def summarize(by_convention: Mapping[tuple[str, str], LossPoints], options: Opti
   refits = None
   if options.bootstrap:
     refits = resampling.bootstrap(fit, options.bootstrap, options.seed, options.cluster)
+  ends = profile.intervals(fit)
+  fit = diagnostics.without(fit, diagnostics.unbounded(fit, refits, ends))
+  if refits:
+    refits = dataclasses.replace(refits, fit=fit)
+  head["notes"] += diagnostics.notes(fit)
+  ends = {name: end for name, end in ends.items() if fit.parameters[name] is not None}
   tree = head | {"formula": fit.law.formula, **fit.parameters}
   if fit.law.headline == "a":
     tree |= {"a": fit.a, "b": None if fit.a is None else 1 - fit.a}
   tree |= {
     "status": fit.status, "objective": fit.objective, "gradient": fit.gradient, "n_starts": fit.n_starts,
     "starts_at_optimum": fit.starts_at_optimum, "condition": fit.condition, "ci95": _intervals(fit, refits),
-    **(resampling.summary(refits) if refits else {"bootstrap": 0}), "profile95": profile.intervals(fit),
+    **(resampling.summary(refits) if refits else {"bootstrap": 0}), "profile95": ends,
     "influence": influence.drop_highest_rows(_sample(everything, options), options.estimator),
     "influential_points": influence.leave_one_out_rows(fit),
     "holdout": holdout.rows(fit.sample, options.estimator, list(options.cutoffs)),
@@ -111,6 +123,24 @@ def summarize(by_convention: Mapping[tuple[str, str], LossPoints], options: Opti
     tree["allocation"] = allocation.rows(fit, budgets, refits)
   tree["card"] = _common_card(points, options, n, c) | _fit_card(fit, options, everything)
   return Summary(tree, points, fit, refits)
+
+
+def _edges_left(points: LossPoints, edges: str) -> LossPoints:
+  if edges == "keep" or points.at_edge is None:
+    return points
+  if points.at_edge.all():
+    raise ConfigError(f"edges='drop': all {len(points)} points are at an edge of their learning rates")
+  return points.keep(~points.at_edge)
+
+
+def _edge_notes(points: LossPoints, edges: str) -> list[str]:
+  if points.at_edge is None or not points.at_edge.any():
+    return []
+  at = points.keep(points.at_edge)
+  pairs = list(dict.fromkeys(f"N {n:.3g} D {d:.3g}" for n, d in zip(at.n_params, at.n_tokens, strict=True)))
+  named = ", ".join(pairs[:3]) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
+  what = "kept" if edges == "keep" else "left out"
+  return [f"the best learning rate is at the edge of its sweep at {named}: {len(at)} points, {what}"]
 
 
 def _sample(points: LossPoints, options: Options) -> fitting.Sample:
@@ -159,7 +189,9 @@ def _common_card(points: LossPoints, options: Options, n: str, c: str) -> dict[s
     "points": len(points), "runs": runs,
     "checkpoints": "one point a run" if runs == len(points) else f"{len(points) / runs:.3g} points a run",
     "exclusions": f"the {options.drop_highest} highest losses" if options.drop_highest else "none",
-    "learning_rates_tuned": None,
+    "learning_rates": points.learning_rates,
+    "best_at_edge_of_learning_rates": None if points.at_edge is None else
+    "left out" if options.edges == "drop" else f"{int(points.at_edge.sum())} points, kept",
   }  # fmt: skip
 
 
