@@ -172,7 +172,8 @@ function render(id, spec) {
   });
   traces = traces.filter((t) => t.x.length || (ok(t.level) && (!ylog || t.level > 0)));
   const xs = traces.flatMap((t) => t.x).filter(ok);
-  const ys = traces.flatMap((t) => ok(t.level) ? [t.level] : t.y).filter(ok);
+  // The interval of two seeds can be far wider than what was measured.
+  const ys = traces.flatMap((t) => t.band ? [] : ok(t.level) ? [t.level] : t.y).filter(ok);
   const empty = !xs.length;
   const xr = spec.ticks ? [-0.6, spec.ticks.length - 0.4] : empty ? [0, 1]
     : range(xs, spec.xlog, traces.some((t) => t.pointLabels) ? 0.09 : 0.05);
