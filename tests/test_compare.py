@@ -1,4 +1,4 @@
-"""Several studies as one: nothing of one is taken for another's, and a table's scores are drawn as they are."""
+"""Several studies as one: nothing is taken for another's, and scores are drawn as they are."""
 
 import dataclasses
 

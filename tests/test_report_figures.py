@@ -1,4 +1,4 @@
-"""The figures at rest: their CSV holds what they draw, intervals and envelopes are those of the definitions."""
+"""The figures at rest: their CSV holds what they draw, intervals and envelopes are as defined."""
 
 import io
 
