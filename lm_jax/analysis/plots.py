@@ -31,7 +31,7 @@ from lm_jax.analysis.style import (
 
 # More lines, or letters at their ends, than these cannot be told apart.
 MAX_RUNS, MAX_SIZE_LINES, MAX_LABELS, MAX_SIZE_TICKS = 300, 24, 20, 14
-MAX_RUN_POINTS, MAX_DOTS = 200, 3000
+MAX_RUN_POINTS, MAX_DOTS = 200, 1500
 _PADDING = 0.03  # inches
 _KEY_LETTERS = 96  # of the key, that are as wide as the axes of one panel
 
@@ -538,7 +538,7 @@ def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, byt
   """Returns {ending: content}."""
   # Layout and extent are found once for all: they take longer than all else of a figure.
   FigureCanvasAgg(figure)
-  figure.draw_without_rendering()
+  figure.get_layout_engine().execute(figure)
   extent = figure.get_tightbbox().padded(_PADDING)
   # With no engine at all, not even an idle one, nothing is drawn a second time to find the layout.
   with mpl.rc_context({"figure.constrained_layout.use": False}):
