@@ -197,10 +197,10 @@ function render(id, spec) {
                                tickmode: "array", showgrid: false } : {};
   Plotly.react(canvas, empty ? [] : drawn, {
     font: { family: getComputedStyle(document.body).fontFamily, color: css("--ink") }, margin, hovermode: "closest",
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", annotations, showlegend: false,
+    width: canvas.clientWidth, height: canvas.clientHeight, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", annotations, showlegend: false,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--quiet"), activecolor: css("--accent") }, dragmode: wide ? "zoom" : false,
     xaxis: { ...axis(spec.xtitle, spec.xlog, xr, spec.x), ...ticks }, yaxis: axis(spec.ytitle, ylog, yr),
-  }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  }, { responsive: false, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
        displayModeBar: wide ? "hover" : false, toImageButtonOptions: { format: "svg", filename: id } });
   legend(legendBox, id, empty ? [] : traces);
   const zero = lost ? `${lost} points at 0 (or below) have no place on a log axis and are not drawn.` : "";

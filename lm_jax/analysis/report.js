@@ -126,7 +126,10 @@ function start() {
   for (const select of document.querySelectorAll("select")) select.addEventListener("change", draw);
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   dark.addEventListener("change", draw);
-  addEventListener("beforeprint", drawAll);
+  // On paper figures are as wide as the page, not as the window.
+  const printing = (on) => { document.documentElement.classList.toggle("printing", on); draw(); drawAll(); };
+  addEventListener("beforeprint", () => printing(true));
+  addEventListener("afterprint", () => printing(false));
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
   draw();
