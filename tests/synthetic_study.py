@@ -1,5 +1,6 @@
 """Workdirs with known numbers for the tests of the analysis; nothing here trains or imports jax."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -146,35 +147,31 @@ def text_study(workdir: Path):
   write_sweep(workdir, cells, "python bytes")
 
 
-def large(
-  workdir: Path, num_seeds=10, num_sizes=25, families=("decoder", "encoder", "depth", "width", "RoPE")
-):
-  """Writes a study of 4 tasks x families x sizes x seeds, 5,000 cells: short runs of few evaluations."""
+def large(workdir: Path, steps=(0, 10, 100, 300, 1000), num_losses=20):
+  """Writes a study of 5,000 cells: 4 tasks x 5 families x 25 sizes x 10 seeds, short runs."""
   rng = np.random.default_rng(0)
   cells = []
-  for task in range(4):
+  for task, family, size, seed in itertools.product(range(4), range(5), range(25), range(10)):
     info = {**RULES, "name": f"rules_{task}", "shots": [0, 1, 2, 4], "window": 2,
             "bayes_accuracy": [BAYES[k] for k in (0, 1, 2, 4)]}  # fmt: skip
-    for f, family in enumerate(families):
-      for s, params in enumerate(np.geomspace(1e3, 1e8, num_sizes).astype(int).tolist()):
-        for seed in range(num_seeds):
-          c = cell(f"size {s}", params + 97 * f, family, seed, info["name"], num_steps=1000)
-          c["cell_id"] = f"{task}-{f}-{s}-{seed}"
-          cells.append(c)
-          skill = (s + 1) / num_sizes * (1 - 0.1 * f)
-          rows = []
-          for step in (0, 10, 100, 300, 1000):
-            for shots in (0, 1, 2, 4, None):
-              a = 0.25 + 0.6 * skill * step / 1000 + float(rng.normal(0, 0.02))
-              window = "window" if shots is None else None
-              rows += [row(c, m, v, step=step, n_shots=shots, prompt_id=window, stderr=0.015)
-                       for m, v in (("accuracy", a), ("exact_match", a**2), ("nll", 1.5 - a))]  # fmt: skip
-          rows += [row(c, "loss", 1.5 - skill * step / 1000, step=step, split="train")
-                   for step in range(50, 1001, 50)]  # fmt: skip
-          # Not by write_cell: 5,000 flushes to the disk take minutes.
-          path = workdir / "cells" / c["cell_id"]
-          path.mkdir(parents=True)
-          (path / "task.json").write_text(json.dumps(info))
-          (path / "status.json").write_text(json.dumps({"state": "done", "step": 1000, "num_steps": 1000}))
-          (path / "records.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in rows))
+    params = int(np.geomspace(1e3, 1e8, 25)[size]) + 97 * family
+    c = cell(f"size {size}", params, f"family {family}", seed, info["name"], num_steps=steps[-1])
+    c["cell_id"] = f"{task}-{family}-{size}-{seed}"
+    cells.append(c)
+    skill, rows = (size + 1) / 25 * (1 - 0.1 * family), []
+    for step, shots in itertools.product(steps, (0, 1, 2, 4, None)):
+      a = 0.25 + 0.6 * skill * step / steps[-1] + float(rng.normal(0, 0.02))
+      window = "window" if shots is None else None
+      rows += [row(c, m, v, step=step, n_shots=shots, prompt_id=window, stderr=0.015)
+               for m, v in (("accuracy", a), ("exact_match", a**2), ("nll", 1.5 - a))]  # fmt: skip
+    for step in np.linspace(steps[-1] / num_losses, steps[-1], num_losses).astype(int).tolist():
+      rows.append(row(c, "loss", 1.5 - skill * step / steps[-1], step=step, split="train"))
+    # Not by write_cell: 5,000 flushes to the disk take minutes.
+    path = workdir / "cells" / c["cell_id"]
+    path.mkdir(parents=True)
+    (path / "task.json").write_text(json.dumps(info))
+    (path / "status.json").write_text(
+      json.dumps({"state": "done", "step": steps[-1], "num_steps": steps[-1]})
+    )
+    (path / "records.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in rows))
   write_sweep(workdir, cells, "large")

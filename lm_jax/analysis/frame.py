@@ -6,6 +6,7 @@ stays null through every mean.
 
 import dataclasses
 import datetime
+import functools
 import json
 import typing
 from collections.abc import Callable, Mapping
@@ -83,6 +84,14 @@ class Study:
   lm_jax_version: str | None
   git_commit: str | None
   strangers: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def evaluations(self) -> pd.DataFrame:
+    return _evaluations(self)
+
+  @functools.cached_property
+  def final(self) -> pd.DataFrame:
+    return _final(self.evaluations)
 
   @property
   def missing(self) -> pd.DataFrame:
@@ -360,12 +369,16 @@ def load(workdir: str | Path) -> Study:
 
 def evaluations(study: Study) -> pd.DataFrame:
   """Returns the test rows of all cells with `label`, `finished` and `shots` ("0", ..., "window", "all")."""
+  return study.evaluations
+
+
+def _evaluations(study: Study) -> pd.DataFrame:
   rows = study.records[study.records["split"] == "test"]
   cells = study.cells[["cell_id", "label", "finished", "task"]].rename(columns={"task": "cell_task"})
   rows = rows.merge(cells, on="cell_id", how="inner")
   # A row of the task a cell trains on takes the name that tells this task's parameters apart.
-  own = [task == study.tasks[key].name for task, key in zip(rows["task"], rows["cell_task"], strict=True)]
-  rows["task"] = rows["cell_task"].where(np.array(own, dtype=bool), rows["task"])
+  names = rows["cell_task"].map({key: info.name for key, info in study.tasks.items()})
+  rows["task"] = rows["cell_task"].where((rows["task"] == names).astype(bool), rows["task"])
   summary = np.where(rows["prompt_id"].fillna("") == WINDOW, WINDOW, ALL)
   shots = pd.Series(rows["n_shots"].astype("string"), index=rows.index)
   rows["shots"] = shots.where(shots.notna(), pd.Series(summary, index=rows.index, dtype="string"))
@@ -374,7 +387,10 @@ def evaluations(study: Study) -> pd.DataFrame:
 
 def final(study: Study) -> pd.DataFrame:
   """Returns the test rows of finished cells at their last step: the tidy table behind every figure."""
-  rows = evaluations(study)
+  return study.final
+
+
+def _final(rows: pd.DataFrame) -> pd.DataFrame:
   rows = rows[rows["finished"]]
   last = rows.groupby("cell_id")["step"].transform("max")
   return rows[rows["step"] == last].drop(columns="finished").reset_index(drop=True)

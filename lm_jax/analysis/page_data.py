@@ -63,28 +63,24 @@ def _evaluations(rows: pd.DataFrame, axes: _Axes) -> dict[str, dict[str, Any]]:
   rows = rows.assign(**{k: rows[k].astype("category") for k in keys})
   means = rows.groupby([*keys, "step"], observed=True)[["value", "stderr"]].mean().reset_index()
   points = rows.groupby(["cell_id", "step"], observed=True)[list(_AXES[1:])].first().reset_index()
-  most = MAX_VALUES // max(1, means[keys].drop_duplicates().shape[0])
-  cells = {}
+  most = MAX_VALUES // max(1, len(means[keys].drop_duplicates()))
+  along, cells, kept = points[list(_AXES)].to_numpy(np.float64), {}, []
   for cell, block in _blocks(points["cell_id"].astype(object)):
-    own = points.iloc[block]
-    kept = _thinned(len(own), most)
-    along = own[list(_AXES)].to_numpy(np.float64)
-    cells[cell] = {"steps": along[kept, 0], "axis": axes.index(along[kept].T), "values": {}}
-  names = [means[k].astype(object).to_numpy() for k in keys]
-  steps, values, errors = (means[c].to_numpy(np.float64) for c in ("step", "value", "stderr"))
-  series = means["cell_id"].cat.codes.astype("int64")
-  for name in keys[1:]:
-    series = series * len(means[name].cat.categories) + means[name].cat.codes
-  for _, block in _blocks(series):
-    cell, metric, shots = (name[block.start] for name in names)
-    wanted = cells[cell]["steps"]
-    line = np.full(len(wanted), np.nan)
-    at = np.searchsorted(wanted, steps[block]).clip(max=len(wanted) - 1)
-    there = wanted[at] == steps[block]
-    line[at[there]] = values[block][there]
-    last = errors[block.stop - 1] if steps[block.stop - 1] == wanted[-1] else None
-    cells[cell]["values"].setdefault(metric, {})[shots] = [line.tolist(), last]
-  return {cell: {"axis": c["axis"], "values": c["values"]} for cell, c in cells.items()}
+    kept.append(block.start + _thinned(block.stop - block.start, most))
+    cells[cell] = {"axis": axes.index(along[kept[-1]].T), "values": {}}
+  lengths = np.array([len(own) for own in kept], int)
+  points = points.iloc[np.concatenate([*kept, np.array([], int)])][["cell_id", "step"]]
+  places = np.concatenate([*map(np.arange, lengths), np.array([], int)])
+  means = means.merge(points.assign(place=places, length=np.repeat(lengths, lengths)), on=["cell_id", "step"])
+  series = means.groupby(keys, observed=True, sort=False).ngroup().to_numpy()
+  # [values and errors, series, steps], missing where a series has no value at a step of its cell.
+  table = np.full((2, series.max(initial=-1) + 1, lengths.max(initial=0)), np.nan)
+  table[:, series, means["place"]] = means[["value", "stderr"]].to_numpy(np.float64).T
+  first = means.loc[~pd.Series(series).duplicated().to_numpy(), [*keys, "length"]].astype(object)
+  lines = zip(*table.tolist(), first.itertuples(index=False), strict=True)
+  for values, errors, (cell, metric, shots, length) in lines:
+    cells[cell]["values"].setdefault(metric, {})[shots] = [values[:length], errors[length - 1]]
+  return cells
 
 
 def _losses(rows: pd.DataFrame, axes: _Axes) -> dict[str, dict[str, Any]]:

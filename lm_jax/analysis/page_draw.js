@@ -172,7 +172,8 @@ function render(id, spec) {
   });
   traces = traces.filter((t) => t.x.length || (ok(t.level) && (!ylog || t.level > 0)));
   const xs = traces.flatMap((t) => t.x).filter(ok);
-  const ys = traces.flatMap((t) => ok(t.level) ? [t.level] : t.y).filter(ok);
+  // The interval of two seeds can be far wider than what was measured.
+  const ys = traces.flatMap((t) => t.band ? [] : ok(t.level) ? [t.level] : t.y).filter(ok);
   const empty = !xs.length;
   const xr = spec.ticks ? [-0.6, spec.ticks.length - 0.4] : empty ? [0, 1]
     : range(xs, spec.xlog, traces.some((t) => t.pointLabels) ? 0.09 : 0.05);
@@ -196,10 +197,10 @@ function render(id, spec) {
                                tickmode: "array", showgrid: false } : {};
   Plotly.react(canvas, empty ? [] : drawn, {
     font: { family: getComputedStyle(document.body).fontFamily, color: css("--ink") }, margin, hovermode: "closest",
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", annotations, showlegend: false,
+    width: canvas.clientWidth, height: canvas.clientHeight, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", annotations, showlegend: false,
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--quiet"), activecolor: css("--accent") }, dragmode: wide ? "zoom" : false,
     xaxis: { ...axis(spec.xtitle, spec.xlog, xr, spec.x), ...ticks }, yaxis: axis(spec.ytitle, ylog, yr),
-  }, { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  }, { responsive: false, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
        displayModeBar: wide ? "hover" : false, toImageButtonOptions: { format: "svg", filename: id } });
   legend(legendBox, id, empty ? [] : traces);
   const zero = lost ? `${lost} points at 0 (or below) have no place on a log axis and are not drawn.` : "";

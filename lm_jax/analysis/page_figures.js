@@ -57,7 +57,7 @@ function familyTraces(gs, metric, x, look) {
       x: [...several.map((g) => g.x), ...several.map((g) => g.x).reverse()], text: "",
       y: [...several.map((g) => g.y + g.half), ...several.map((g) => g.y - g.half).reverse()] });
   }
-  traces.push({ ...shared, name: look.name, mode: gs.length > 1 ? "lines+markers" : "markers", size: look.single ? (look.main ? 7 : 9) : 5,
+  traces.push({ ...shared, legendColor: look.legendColor, name: look.name, mode: gs.length > 1 ? "lines+markers" : "markers", size: look.single ? (look.main ? 7 : 9) : 5,
     width: look.main ? (look.single ? 2.5 : 1.6) : 1, dash: look.main ? "solid" : "dash", x: gs.map((g) => g.list[0].x), y: ys,
     what: gs.map((g) => g.size.name), half: gs.map((g) => halfInterval(g.list.map((p) => p.value))),
     text: gs.map((g) => meanText(g.size, g.list, metric, x)), endLabel: look.endLabel,
@@ -73,7 +73,7 @@ function otherFamilies(metric, shots, x, tint) {
     if (!gs.length) return [];
     const size = gs[0].size, label = gs.length === 1 ? size.name : family;
     return familyTraces(gs, metric, x, { key: `family ${family}`, name: label, color: tint || color(size),
-      symbol: size.symbol, single: !tint, main: false });
+      legendColor: color(size), symbol: size.symbol, single: !tint, main: false });
   });
 }
 

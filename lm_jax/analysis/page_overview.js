@@ -1,7 +1,8 @@
 // What emerges, where, how sure: rows of the analysis of emergence, where the page has them.
 const emergence = data.emergence || [];
+const shotsOf = (r) => (r.shots === "window" && (data.tasks.find((t) => t.key === r.task) || {}).window) || (ok(r.shots) ? String(r.shots) : "–");
 const OVERVIEW = [
-  ["Metric", (r) => name(r.metric)], ["Shots", (r) => ok(r.shots) ? String(r.shots) : "–"], ["Family", (r) => ok(r.family) ? r.family : "–"],
+  ["Metric", (r) => name(r.metric)], ["Shots", shotsOf], ["Family", (r) => ok(r.family) ? r.family : "–"],
   ["Verdict", (r) => ok(r.verdict) ? r.verdict : "–"],
   ["Threshold x50", (r) => ok(r.x50) ? number(r.x50) + (ok(r.x50_low) && ok(r.x50_high) ? ` [${number(r.x50_low)}, ${number(r.x50_high)}]` : "") : "–", true],
   ["Width (decades)", (r) => number(r.width_decades), true], ["Breakthroughness", (r) => number(r.breakthroughness), true],

@@ -1,7 +1,9 @@
 """Figures for a paper, by matplotlib: vector text, and labels beside the lines."""
 
+import collections
 import dataclasses
 import io
+import textwrap
 from collections.abc import Iterator
 
 import matplotlib as mpl
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -29,8 +31,9 @@ from lm_jax.analysis.style import (
 
 # More lines, or letters at their ends, than these cannot be told apart.
 MAX_RUNS, MAX_SIZE_LINES, MAX_LABELS, MAX_SIZE_TICKS = 300, 24, 20, 14
-MAX_RUN_POINTS, MAX_DOTS = 200, 3000
+MAX_RUN_POINTS, MAX_DOTS = 200, 1500
 _PADDING = 0.03  # inches
+_KEY_LETTERS = 96  # of the key, that are as wide as the axes of one panel
 
 
 class Numbers:
@@ -132,8 +135,10 @@ def _yardsticks(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: s
 
 def key(ax: Axes, text: str) -> None:
   """Says below the axes what the marks are, so that the figure can be read without its page."""
-  ax.annotate(text, (0, 0), xycoords="axes fraction", xytext=(0, -34), textcoords="offset points", fontsize=6,
-              color=GREY, annotation_clip=False, va="top")  # fmt: skip
+  ax.annotate(
+    textwrap.fill(text, _KEY_LETTERS), (0, 0), xycoords="axes fraction", xytext=(0, -34), fontsize=6,
+    textcoords="offset points", color=GREY, annotation_clip=False, va="top",
+  )  # fmt: skip
 
 
 def log_x(ax: Axes, values: pd.Series) -> None:
@@ -200,8 +205,13 @@ def _line(
     ax.plot(values[x], values["value"], "o", color=color, markersize=3, alpha=0.4, markeredgewidth=0)
     numbers.add(values, [*_SEED, x], kind="seed", **same)
     several = means[means["n_seeds"] > 1]
-    band = several[x], several["low"], several["high"]
-    ax.fill_between(*band, color=color, alpha=0.12, linewidth=0)
+    edge = np.r_[several[["low"]].to_numpy(float), several[["high"]].to_numpy(float)[::-1]]
+    along = np.r_[several[[x]].to_numpy(float), several[[x]].to_numpy(float)[::-1]]
+    band = PolyCollection(
+      [np.c_[along, edge]] if len(several) > 1 else [], color=color, alpha=0.12, linewidths=0
+    )
+    # The interval of two seeds can be far wider than what was measured: it sets no axis.
+    ax.add_collection(band, autolim=False)
   ax.plot(means[x], means["value"], "-o", color=color, markersize=width * 2.2, linewidth=width)
   numbers.add(means, [*_MEAN, x], kind="mean", **same)
   return float(means["value"].iloc[-1]) if len(means) else np.nan
@@ -335,30 +345,35 @@ def _draw_runs(
   """Draws a line a run, colored by size (dotted: not finished), and returns the labels of the ends."""
   kept = rows[(rows[x] > 0) & rows["value"].notna()].sort_values(["cell_id", "step"])
   columns = list(dict.fromkeys(("step", x, "value")))
-  runs = dict(list(kept.groupby("cell_id")[columns]))
-  cells = study.cells[study.cells["cell_id"].isin(runs)]
+  known = ["family", "label", "cell_id", "seed", "params_total", "finished"]
+  cells = study.cells.loc[study.cells["cell_id"].isin(kept["cell_id"]), known]
   cells = cells.sort_values(["params_total", "family", "label", "seed"], kind="stable")
   drawn = cells.iloc[_some(len(cells), MAX_RUNS)]
-  looks, ends = {(s.family, s.label): s for s in styles(study, task).itertuples()}, {}
-  for cell in drawn.itertuples():
-    look, run = looks[cell.family, cell.label], runs[cell.cell_id]
-    run = run.iloc[_some(len(run), MAX_RUN_POINTS)]
-    line = ("-" if look.main else "--") if cell.finished else ":"
-    lines = LineCollection([run[[x, "value"]].to_numpy(float)], colors=look.color, linestyles=line,
-                           linewidths=0.9, alpha=0.8)  # fmt: skip
-    ax.add_collection(lines, autolim=False)
-    ax.update_datalim(run[[x, "value"]].to_numpy(float))
-    same = {"family": cell.family, "label": cell.label, "cell_id": cell.cell_id, "seed": cell.seed}
-    numbers.add(run, columns, kind="run", metric=metric, finished=cell.finished, **same)
-    if cell.finished:
-      ax.plot(run[x].iloc[-1:], run["value"].iloc[-1:], "o", color=look.color, markersize=2.5)
-      ends.setdefault(look, []).append(run["value"].iloc[-1])
+  runs = kept[["cell_id", *columns]].merge(drawn, on="cell_id")
+  blocks = runs.groupby("cell_id", sort=False).indices.values()
+  blocks = [rows[_some(len(rows), MAX_RUN_POINTS)] for rows in blocks]
+  if blocks:
+    numbers.add(runs.iloc[np.concatenate(blocks)], [*known, *columns], kind="run", metric=metric)
+  looks = {(s.family, s.label): s for s in styles(study, task).itertuples()}
+  points_P2 = runs[[x, "value"]].to_numpy(np.float64)
+  sizes, finished = list(zip(runs["family"], runs["label"], strict=True)), runs["finished"].to_numpy()
+  # Runs that are drawn alike are drawn at once.
+  segments, last = collections.defaultdict(list), collections.defaultdict(list)
+  for block in blocks:
+    look, done = looks[sizes[block[0]]], finished[block[0]]
+    segments[look.color, ("-" if look.main else "--") if done else ":"].append(points_P2[block])
+    if done:
+      last[look].append(points_P2[block[-1]])
+  for (color, line), lines in segments.items():
+    ax.add_collection(LineCollection(lines, colors=color, linestyles=line, linewidths=0.9, alpha=0.8))
+  for look, ends in last.items():
+    ax.plot(*np.transpose(ends), "o", color=look.color, markersize=2.5)
   ax.autoscale_view()
   log_x(ax, kept[x])
   ax.set_xlabel(NAMES[x])
   dotted = "; dotted: not finished" * (not drawn["finished"].all())
   key(ax, f"a line a run{dotted}" + _left_out(len(drawn), len(cells), "runs"))
-  return [(float(np.mean(last)), look.name, look.color) for look, last in ends.items()]
+  return [(float(np.mean(ends, axis=0)[1]), look.name, look.color) for look, ends in last.items()]
 
 
 def loss_figure(study: Study, rows: pd.DataFrame, task: str, numbers: Numbers) -> Figure:
@@ -523,10 +538,12 @@ def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, byt
   """Returns {ending: content}."""
   # Layout and extent are found once for all: they take longer than all else of a figure.
   FigureCanvasAgg(figure)
-  figure.draw_without_rendering()
-  figure.set_layout_engine("none")
+  figure.get_layout_engine().execute(figure)
   extent = figure.get_tightbbox().padded(_PADDING)
-  return {ending: _encode(figure, ending, extent) for ending in formats}
+  # With no engine at all, not even an idle one, nothing is drawn a second time to find the layout.
+  with mpl.rc_context({"figure.constrained_layout.use": False}):
+    figure.set_layout_engine(None)
+    return {ending: _encode(figure, ending, extent) for ending in formats}
 
 
 def _encode(figure: Figure, ending: str, extent: Bbox) -> bytes:

@@ -5,24 +5,49 @@ const TITLES = {
   "plot-loss": "Training loss", "plot-best": "Best at this compute", "plot-left": "Thresholded metric", "plot-right": "Continuous metric",
 };
 
+let waiting = [];  // [plot, its spec] of what is out of sight and still to be drawn
+
+// Draws what is in sight at once, and the rest a plot at a time, so that the page answers in between.
 function draw() {
   const metric = value("metric"), shots = value("shots"), one = shots === "every" ? summary() : shots;
   const present = (list) => list.some((m) => task.metrics.includes(m));
-  $("shots-section").hidden = task.shots.length < 2;
-  $("pair-section").hidden = !(present(AXES.left) && present(AXES.right));
-  const plot = (id, spec, ...options) => render(id, spec(TITLES[id], ...options));
-  plot("plot-size", scaling, metric, shots, value("size"));
-  plot("plot-compute", scaling, metric, shots, value("compute"));
-  plot("plot-seeds", seedStrip, metric, one);
-  if (task.shots.length > 1) plot("plot-shots", againstShots, metric);
-  plot("plot-along", alongTraining, metric, shots);
-  plot("plot-loss", losses);
-  plot("plot-best", bestAtCompute, metric, one);
-  if (!$("pair-section").hidden) {
-    plot("plot-left", scaling, value("left"), value("pair-shots"), value("size"));
-    plot("plot-right", scaling, value("right"), value("pair-shots"), value("size"));
-  }
-  document.documentElement.dataset.drawn = Number(document.documentElement.dataset.drawn || 0) + 1;
+  const pair = present(AXES.left) && present(AXES.right), several = task.shots.length > 1;
+  $("shots-section").hidden = !several;
+  $("pair-section").hidden = !pair;
+  const plots = [
+    ["plot-size", scaling, metric, shots, value("size")], ["plot-compute", scaling, metric, shots, value("compute")],
+    ["plot-seeds", seedStrip, metric, one], ...(several ? [["plot-shots", againstShots, metric]] : []),
+    ["plot-along", alongTraining, metric, shots], ["plot-loss", losses], ["plot-best", bestAtCompute, metric, one],
+    ...(pair ? ["left", "right"].map((side) => [`plot-${side}`, scaling, value(side), value("pair-shots"), value("size")]) : []),
+  ];
+  waiting = plots.filter(([id]) => !inSight(id));
+  plots.filter((plot) => !waiting.includes(plot)).forEach(drawOne);
+  const root = document.documentElement;
+  root.dataset.drawn = Number(root.dataset.drawn || 0) + 1;
+  root.dataset.waiting = waiting.length;
+  setTimeout(drawNext, 0, waiting);
+}
+
+function inSight(id) {
+  const box = $(id).getBoundingClientRect();
+  return box.top < innerHeight && box.bottom > 0;
+}
+
+function drawOne([id, spec, ...options]) {
+  render(id, spec(TITLES[id], ...options));
+}
+
+function drawNext(list) {
+  // Another choice may have been made meanwhile.
+  if (list !== waiting || !list.length) return;
+  drawOne(list.shift());
+  document.documentElement.dataset.waiting = list.length;
+  setTimeout(drawNext, 0, list);
+}
+
+function drawAll() {
+  while (waiting.length) drawOne(waiting.shift());
+  document.documentElement.dataset.waiting = 0;
 }
 
 function fill(id, keys, label, chosen) {
@@ -72,10 +97,10 @@ function startFilter() {
   const seeds = distinct("seed").sort((a, b) => a - b);
   $("filter-boxes").append(checkboxes("family", distinct("family"), "Family"), checkboxes("label", distinct("label"), "Size"),
                            checkboxes("seed", seeds, "Seed"));
-  let waiting = null;
+  let typing = null;
   $("filter-text").addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => {
+    clearTimeout(typing);
+    typing = setTimeout(() => {
       filter.words = value("filter-text").toLowerCase().split(/\s+/).filter(Boolean);
       filtered();
     }, 250);
@@ -101,6 +126,10 @@ function start() {
   for (const select of document.querySelectorAll("select")) select.addEventListener("change", draw);
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   dark.addEventListener("change", draw);
+  // On paper figures are as wide as the page, not as the window.
+  const printing = (on) => { document.documentElement.classList.toggle("printing", on); draw(); drawAll(); };
+  addEventListener("beforeprint", () => printing(true));
+  addEventListener("afterprint", () => printing(false));
   let width = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
   draw();
