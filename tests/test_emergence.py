@@ -17,9 +17,9 @@ from lm_jax.analysis.emergence import fits, seeds, shapes, table, verdict
 from lm_jax.analysis.emergence.breakthroughness import breakthroughness
 from lm_jax.analysis.emergence.curves import of_rows
 from lm_jax.analysis.emergence.fits import Points, fit
-from lm_jax.analysis.emergence.known_metrics import lookup
 from lm_jax.analysis.emergence.resample import resample
 from lm_jax.analysis.emergence.rise import above_p_value, rise_p_value
+from lm_jax.analysis.known_metrics import lookup
 from lm_jax.strict import ConfigError
 
 SHAPES = {shape.name: shape for shape in shapes.SHAPES}

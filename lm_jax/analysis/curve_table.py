@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lm_jax.analysis import few_shot_frame, frame
+from lm_jax.analysis.known_metrics import METRICS
 from lm_jax.strict import ConfigError, did_you_mean, nearest
 
 # Canonical columns, and the names that they go by elsewhere, the most telling first.
@@ -58,11 +59,6 @@ TEXT = ("study", "family", "model", "run", "task", "metric", "shots", "group")
 NUMBERS = tuple(name for name in ALIASES if name not in TEXT)
 # Measures of scale, the first that a table has speaks for its curves.
 SIZES = ("n_params", "n_params_nonembedding", "flops", "n_tokens")
-# Columns that are values themselves where a file has no column of values.
-METRICS = (
-  "loss", "nll", "bits_per_byte", "perplexity", "accuracy", "acc", "acc_norm", "exact_match", "choice_prob",
-  "brier", "target_brier", "f1", "bleu", "chrf", "rouge_l",
-)  # fmt: skip
 # Units that end a column's name, as in size_B or flops_1e21.
 _UNITS = {"k": 1e3, "m": 1e6, "millions": 1e6, "b": 1e9, "bn": 1e9, "billions": 1e9, "t": 1e12,
           "trillions": 1e12}  # fmt: skip

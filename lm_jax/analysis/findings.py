@@ -9,12 +9,11 @@ import pandas as pd
 from lm_jax.analysis import curve_table, loss_points
 from lm_jax.analysis.curve_table import CurveTable
 from lm_jax.analysis.emergence import table as emergence
-from lm_jax.analysis.emergence.known_metrics import METRICS
 from lm_jax.analysis.forecasts import freeze, scores
 from lm_jax.analysis.forecasts.extrapolation import MIN_SIZES
-from lm_jax.analysis.forecasts.rungs import ABILITIES
-from lm_jax.analysis.frame import Study
-from lm_jax.analysis.loss_points import LOSSES, LossPoints
+from lm_jax.analysis.frame import SUMMARIES, Study, summaries
+from lm_jax.analysis.known_metrics import ABILITIES, LOSSES, METRICS
+from lm_jax.analysis.loss_points import LossPoints
 from lm_jax.analysis.scaling_laws import isoflop, summary
 from lm_jax.analysis.scaling_laws.summary import Summary
 from lm_jax.strict import ConfigError
@@ -95,7 +94,7 @@ def _no_verdicts() -> pd.DataFrame:
 def laws(table: CurveTable) -> tuple[Law, ...]:
   rows = table.rows[table.rows["metric"].isin(LOSSES) & table.rows["value"].notna()]
   # Scores of prompted tasks have losses too, but nothing was trained on them.
-  rows = rows[rows["shots"].isin(freeze.SUMMARIES)]
+  rows = rows[rows["shots"].isin(SUMMARIES)]
   found: list[Law] = []
   for (task, family), _ in rows.groupby(["task", "family"], dropna=False, sort=False):
     name = None if pd.isna(family) else str(family)
@@ -154,6 +153,5 @@ def forecasts(table: CurveTable, workdir: Path) -> pd.DataFrame:
 
 def main_verdicts(found: pd.DataFrame) -> pd.DataFrame:
   """Returns the rows that speak for a task: abilities and losses, at the summary of shots if there is one."""
-  summarized = set(found.loc[found["shots"].isin(freeze.SUMMARIES), "task"])
-  own = found[found["shots"].isin(freeze.SUMMARIES) | ~found["task"].isin(summarized)]
+  own = summaries(found)
   return own[own["metric"].isin([*ABILITIES, *LOSSES])]

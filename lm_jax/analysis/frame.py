@@ -22,6 +22,7 @@ from lm_jax.strict import ConfigError
 # How the number of shots of a row is named where it is not a number.
 WINDOW = "window"  # summary over the task's last `window` queries
 ALL = "all"  # a value that has no number of shots, e.g. of a text task
+SUMMARIES = (WINDOW, ALL)
 
 _CELL_FIELDS = ("cell_id", "label", "family", "seed", "task")
 # Measures of training compute, the one that was counted first (`lm_jax.scaling`).
@@ -405,6 +406,12 @@ def main_family(cells: pd.DataFrame) -> str:
 def summary_shots(rows: pd.DataFrame) -> str:
   """Returns which rows summarize a task: those of the window where there is one, else of all tokens."""
   return WINDOW if (rows["shots"] == WINDOW).any() else ALL
+
+
+def summaries(rows: pd.DataFrame) -> pd.DataFrame:
+  """Returns the rows that summarize a task over its shots, and all rows of tasks that have none such."""
+  of_all = rows["shots"].isin(SUMMARIES)
+  return rows[of_all | ~rows["task"].isin(set(rows.loc[of_all, "task"]))]
 
 
 def primary_metric(rows: pd.DataFrame) -> str | None:

@@ -4,6 +4,7 @@ import pandas as pd
 
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import sizes
+from lm_jax.analysis.known_metrics import METRICS
 from lm_jax.analysis.style import OTHER_SYMBOLS, OTHERS, palette
 
 NAMES = {
@@ -19,9 +20,7 @@ NAMES = {
 }  # fmt: skip
 
 # Which way of a metric is better; of others it is not known.
-DIRECTIONS = dict.fromkeys(
-  ("accuracy", "exact_match", "choice_prob", "beats_baseline"), "higher"
-) | dict.fromkeys(("nll", "brier", "kl_bayes", "bits_per_byte", "icl_score", "loss"), "lower")
+DIRECTIONS = {name: "higher" if metric.higher_is_better else "lower" for name, metric in METRICS.items()}
 
 DEFINITIONS = {
   "accuracy": "share of answer tokens ranked first among the choices; thresholded, higher is better",

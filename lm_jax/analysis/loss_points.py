@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from lm_jax.analysis.curve_table import CurveTable
+from lm_jax.analysis.frame import SUMMARIES
+from lm_jax.analysis.known_metrics import LOSSES
 from lm_jax.strict import ConfigError, nearest
-
-# Metrics that are losses, the first that a table has is fitted.
-LOSSES = ("loss", "nll", "bits_per_byte")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ def of_table(
   rows = _only(rows, "family", family, table)
   if rows["shots"].nunique() > 1:
     # The summary of a whole evaluation set is the loss of a study's own records.
-    summary = next((s for s in ("window", "all") if (rows["shots"] == s).any()), None)
+    summary = next((s for s in SUMMARIES if (rows["shots"] == s).any()), None)
     if summary is None:
       raise ConfigError(f"{table.source}: has losses at several numbers of shots; a fit needs one")
     rows = rows[rows["shots"] == summary]

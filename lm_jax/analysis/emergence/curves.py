@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lm_jax.analysis.emergence.fits import Points
-from lm_jax.analysis.emergence.known_metrics import Metric, lookup
 from lm_jax.analysis.emergence.shapes import domain_of
+from lm_jax.analysis.known_metrics import Metric, lookup
 
 KEYS = ("task", "metric", "shots", "group", "family")
 

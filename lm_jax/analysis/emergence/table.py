@@ -16,12 +16,12 @@ from lm_jax.analysis.emergence import fits, seeds, verdict
 from lm_jax.analysis.emergence.breakthroughness import MIN_SIZES, breakthroughness, q_values
 from lm_jax.analysis.emergence.curves import KEYS, Curve, of_rows
 from lm_jax.analysis.emergence.fits import Fits, Points, fit
-from lm_jax.analysis.emergence.known_metrics import CONTINUOUS
 from lm_jax.analysis.emergence.resample import resample
 from lm_jax.analysis.emergence.rise import above_p_value, rise_p_value
 from lm_jax.analysis.emergence.shapes import CONSTANT, LOG_LINEAR, LOGISTIC, POWER_LAW, SHAPES, domain_of
 from lm_jax.analysis.emergence.threshold import threshold
 from lm_jax.analysis.emergence.verdict import Evidence
+from lm_jax.analysis.known_metrics import CONTINUOUS
 from lm_jax.analysis.page import clean
 from lm_jax.strict import ConfigError, require
 

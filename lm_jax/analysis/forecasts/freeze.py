@@ -19,7 +19,8 @@ from lm_jax.analysis.curve_table import SIZES, CurveTable
 from lm_jax.analysis.forecasts import extrapolation
 from lm_jax.analysis.forecasts.extrapolation import Method
 from lm_jax.analysis.forecasts.rungs import Rungs, of_rows
-from lm_jax.analysis.loss_points import LOSSES
+from lm_jax.analysis.frame import summaries
+from lm_jax.analysis.known_metrics import LOSSES
 from lm_jax.strict import ConfigError
 
 FOLDER = "forecasts"
@@ -27,7 +28,6 @@ VERSION = 1
 # Sizes that are the same rung: FLOPs of the same model are counted, and not measured.
 SAME_SIZE = 0.01
 QUANTILES = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
-SUMMARIES = ("window", "all")
 
 
 def make(
@@ -51,7 +51,7 @@ def make(
   """
   rows = _chosen(table, {"task": task, "metric": metric, "shots": shots, "family": family})
   if shots is None:
-    rows = _summaries(rows)
+    rows = summaries(rows)
   curves: list[dict[str, Any]] = []
   for rungs in of_rows(rows, x):
     # One loss beside several abilities is forecast once.
@@ -81,12 +81,6 @@ def _chosen(table: CurveTable, wanted: Mapping[str, str | None]) -> pd.DataFrame
     keep = rows[name] == value
     rows = rows[keep | rows["metric"].isin(LOSSES)] if name == "metric" else rows[keep]
   return rows
-
-
-def _summaries(rows: pd.DataFrame) -> pd.DataFrame:
-  """Returns the summary over shots of tasks that have one, and all rows of the others."""
-  summarized = set(rows.loc[rows["shots"].isin(SUMMARIES), "task"])
-  return rows[rows["shots"].isin(SUMMARIES) | ~rows["task"].isin(summarized)]
 
 
 def _curve(

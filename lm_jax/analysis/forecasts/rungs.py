@@ -6,10 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import loss_points
-
-# Abilities that are bounded shares, whose way from the loss is a sigmoid.
-ABILITIES = ("accuracy", "exact_match", "choice_prob", "acc", "acc_norm", "multiple_choice_grade")
+from lm_jax.analysis.known_metrics import ABILITIES, LOSSES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ def of_rows(rows: pd.DataFrame, x: str) -> Iterator[Rungs]:
   rows = rows[rows["value"].notna() & rows[x].notna() & (rows[x] > 0)]
   for (task, shots, family), own in rows.groupby(["task", "shots", "family"], dropna=False, sort=False):
     metrics = list(dict.fromkeys(own["metric"].dropna()))
-    loss = next((m for m in loss_points.LOSSES if m in metrics), None)
+    loss = next((m for m in LOSSES if m in metrics), None)
     abilities = [m for m in ABILITIES if m in metrics]
     for ability in abilities or [None] * (loss is not None):
       yield _rungs(own, x, (_name(task) or "", _name(shots), _name(family)), loss, ability)

@@ -28,6 +28,7 @@ class Metric:
 _SHARE = Metric("thresholded", low=0, high=1)
 _OVERLAP = Metric("continuous", low=0, high=1)
 _PROBABILITY = Metric("continuous", low=0, high=1)
+_PERCENT = Metric("continuous", low=0, high=100)
 _LOSS = Metric("continuous", higher_is_better=False, low=0)
 
 # Of a pair's continuous metrics the first that is there is taken, so their order here is one of preference:
@@ -39,12 +40,17 @@ METRICS: dict[str, Metric] = {
   "nll": _LOSS, "kl_bayes": _LOSS, "token_accuracy": _PROBABILITY, "bits_per_byte": _LOSS, "loss": _LOSS,
   "perplexity": Metric("continuous", higher_is_better=False, low=1),
   "icl_score": Metric("continuous", higher_is_better=False),
-  "f1": _OVERLAP, "rouge_1": _OVERLAP, "rouge_2": _OVERLAP, "rouge_l": _OVERLAP,
+  "bleu": _PERCENT, "chrf": _PERCENT, "f1": _OVERLAP, "rouge_1": _OVERLAP,
+  "rouge_2": _OVERLAP, "rouge_l": _OVERLAP,
   **dict.fromkeys((
     "accuracy", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "exact_str_match",
     "multiple_choice_grade", "quasi_exact_match", "pass@1", "final_number_match", "beats_baseline",
   ), _SHARE),
 }  # fmt: skip
+# Scores whose way from the loss is a sigmoid: bounded, from 0 to 1.
+ABILITIES = tuple(name for name, m in METRICS.items() if m.higher_is_better and (m.low, m.high) == (0, 1))
+# Losses that a scaling law may be of, the first that a table has is fitted.
+LOSSES = ("loss", "nll", "bits_per_byte")
 CONTINUOUS = tuple(name for name, metric in METRICS.items() if metric.kind == "continuous")
 
 _UNKNOWN = Metric("unknown")
