@@ -1,6 +1,7 @@
 """The report of few-shot results shows what the results say: what is drawn is recomputed from items."""
 
 import dataclasses
+import functools
 import hashlib
 import html.parser
 import io
@@ -24,8 +25,9 @@ from lm_jax.analysis import (
   few_shot_frame,
   few_shot_look,
   few_shot_report,
-  plots,
+  figure_parts,
 )
+from lm_jax.analysis.style import FORMATS
 from lm_jax.few_shot_runs import Settings
 from lm_jax.pretrained import Pretrained
 from lm_jax.scorer import Likelihood
@@ -114,7 +116,7 @@ def by_hand(items):
 
 def drawn(figure):
   """Draws a figure, so that what cannot be drawn fails here."""
-  image = matplotlib.image.imread(io.BytesIO(plots.encoded(figure, ("png",))["png"]))
+  image = matplotlib.image.imread(io.BytesIO(figure_parts.encoded(figure, formats=("png",))["png"]))
   assert image[..., :3].std() > 0.01
   return figure
 
@@ -471,7 +473,8 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def pixels_only(monkeypatch):
-  monkeypatch.setattr(plots, "FORMATS", ("png",))
+  one = functools.partial(figure_parts.encoded, formats=("png",))
+  monkeypatch.setattr(figure_parts, "encoded", one)
 
 
 @pytest.fixture
@@ -493,7 +496,7 @@ def test_the_command_writes_figures_tables_and_a_page(copy, capsys):
   code, out, err = report(capsys, copy)
   assert (code, out.strip(), err) == (0, str(copy / "report/index.html"), "")
   stems = ("score_vs_shots", "reliability", "selective_accuracy", "prompt_spread", "score_vs_params")
-  names = {f"{stem}.small.{ending}" for stem in stems for ending in plots.FORMATS}
+  names = {f"{stem}.small.{ending}" for stem in stems for ending in FORMATS}
   assert {path.name for path in (copy / "report/figures").iterdir()} == names | {"mine.png"}
   for stem in stems:
     path = copy / f"report/figures/{stem}.small"

@@ -9,7 +9,7 @@ import synthetic_study as synthetic
 from matplotlib.collections import LineCollection, PathCollection
 from scipy import stats
 
-from lm_jax.analysis import frame, plots, report, seed_intervals
+from lm_jax.analysis import figure_parts, frame, plots, report, seed_intervals
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_report_writes_a_table_beside_each_figure(study):
   folder = study.workdir / "report"
   stems = {path.stem for path in (folder / "figures").glob("*.png")}
   tables = {path.stem for path in (folder / "tables").glob("*.csv")}
-  assert len(stems) == 8 and tables == stems | {"cells", "final"}
+  assert len(stems) == 9 and tables == stems | {"cells", "final", "emergence"}
   scaling = pd.read_csv(folder / "tables" / "accuracy_vs_params.csv")
   seeds = scaling[(scaling["kind"] == "seed") & (scaling["family"] == "decoder")]
   final = frame.final(study)
@@ -95,7 +95,7 @@ def test_envelope_is_the_best_at_this_compute(direction):
 
 def test_best_line_is_the_greatest_so_far(study):
   curves = frame.evaluations(study)
-  numbers = plots.Numbers()
+  numbers = figure_parts.Numbers()
   plots.pareto_figure(study, curves, "rule_induction", "accuracy", numbers)
   table = numbers.table()
   best = table[table["kind"] == "best"]

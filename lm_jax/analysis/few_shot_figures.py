@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from lm_jax import uncertainty
-from lm_jax.analysis import few_shot_frame, few_shot_look, plots
+from lm_jax.analysis import few_shot_frame, few_shot_look, figure_parts
 from lm_jax.analysis.few_shot_frame import Results
 from lm_jax.analysis.few_shot_look import Style
 from lm_jax.analysis.style import GREY, TEXT_WIDTH
@@ -34,7 +34,7 @@ def against_shots(rows: pd.DataFrame, means: pd.DataFrame, metrics: list[str]) -
   if means["value"].isna().all():
     return None
   styles = few_shot_look.styles(rows)
-  figure, axes = plots.new_figure(len(metrics), 2.6, TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
+  figure, axes = figure_parts.new_figure(len(metrics), 2.6, TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
   for ax, metric in zip(axes, metrics, strict=True):
     own, of_cells = means[means["metric"] == metric], rows[rows["metric"] == metric]
     for i, (series, style) in enumerate(styles.items()):
@@ -221,7 +221,8 @@ def against_step(means: pd.DataFrame, metrics: list[str]) -> Figure | None:
 def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
   """Draws most shots bold and fewest shots thin and dashed."""
   height = 3.3 if x == "params_total" else 2.7  # with names above
-  figure, axes = plots.new_figure(len(metrics), height, TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8))
+  width = TEXT_WIDTH * (1.2 if len(metrics) > 1 else 0.8)
+  figure, axes = figure_parts.new_figure(len(metrics), height, width)
   lines = means["line"].drop_duplicates()
   as_names = means.assign(series=means["line"], name=means["line"], variant="")
   styles = few_shot_look.styles(as_names)
@@ -234,7 +235,7 @@ def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
         thin = {} if k == most else {"linestyle": "--", "linewidth": 0.8, "alpha": 0.7}
         _bold(ax, points[x], points, styles[line], i - (len(lines) - 1) / 2, **thin)
     _chance(ax, own)
-    plots.log_x(ax, own[x])
+    figure_parts.log_x(ax, own[x])
     ax.set_xlabel(few_shot_look.NAMES[x])
     ax.set_title(_title(metric))
     if x == "params_total":
@@ -250,4 +251,4 @@ def _along(means: pd.DataFrame, metrics: list[str], x: str) -> Figure:
 def _model_axis(ax: Axes, means: pd.DataFrame) -> None:
   models = means.drop_duplicates("params_total")
   labels = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in models["name"]]
-  plots.size_axis(ax, models.assign(label=labels), "params_total")
+  figure_parts.size_axis(ax, models.assign(label=labels), "params_total")

@@ -13,7 +13,7 @@ from lm_jax.analysis import (
   few_shot_frame,
   few_shot_look,
   few_shot_page,
-  plots,
+  figure_parts,
   report,
 )
 from lm_jax.analysis.few_shot_frame import Results
@@ -48,7 +48,7 @@ def write(workdir: str | Path) -> Path:
       title, reason = FIGURES[stem]
       drawings.append(Drawing(task, title, files, reason))
       for ending, content in files.items():
-        name = f"{stem}.{plots.file_part(task, i)}.{ending}"
+        name = f"{stem}.{figure_parts.file_part(task, i)}.{ending}"
         report.write_file(folder / "figures" / name, content)
         figures.append(name)
   report.remove_stale(folder / "figures", figures, FIGURES)
@@ -65,7 +65,7 @@ def _figures(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple
   """Yields (stem, {ending: content}) of a task, without content where it has no data for a figure."""
   with mpl.rc_context(STYLE):
     for stem, figure in _drawn(results, means, task):
-      yield stem, {} if figure is None else plots.encoded(figure)
+      yield stem, {} if figure is None else figure_parts.encoded(figure)
 
 
 def _drawn(results: Results, means: pd.DataFrame, task: str) -> Iterator[tuple[str, Figure | None]]:

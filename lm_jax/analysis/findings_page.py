@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import plots
+from lm_jax.analysis import figure_parts
 from lm_jax.analysis.findings import Findings, Law
 from lm_jax.analysis.forecasts import figure as forecast_figure
 from lm_jax.analysis.look import NAMES
@@ -22,18 +22,20 @@ STEMS = ("scaling_law", "forecasts")
 _CARD = "what this fit depends on"
 
 
-def drawings(found: Findings) -> Iterator[plots.Drawing]:
+def drawings(found: Findings) -> Iterator[figure_parts.Drawing]:
   """Yields the figures of laws and forecasts with their numbers."""
   with mpl.rc_context(STYLE):
     for i, law in enumerate(found.laws):
       if law.fitted is not None:
-        yield plots.Drawing(stem_of(law, i), law_figure.figure(law.fitted), _numbers(law))
+        yield figure_parts.Drawing(stem_of(law, i), law_figure.figure(law.fitted), _numbers(law))
     if found.forecasts["median"].notna().any():
-      yield plots.Drawing("forecasts", forecast_figure.figure(found.forecasts), found.forecasts)
+      yield figure_parts.Drawing("forecasts", forecast_figure.figure(found.forecasts), found.forecasts)
 
 
 def stem_of(law: Law, index: int) -> str:
-  return f"scaling_law.{plots.file_part('-'.join(filter(None, (law.task, law.family))), index)}.{index}"
+  return (
+    f"scaling_law.{figure_parts.file_part('-'.join(filter(None, (law.task, law.family))), index)}.{index}"
+  )
 
 
 def _numbers(law: Law) -> pd.DataFrame:

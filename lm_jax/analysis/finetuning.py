@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax import records
-from lm_jax.analysis import plots, report
+from lm_jax.analysis import figure_parts, report
 from lm_jax.analysis.look import NAMES
 from lm_jax.analysis.style import GREY, STYLE
 from lm_jax.strict import ConfigError
@@ -82,7 +82,7 @@ def format_table(workdir: Path) -> str:
 
 def figure(tuned: Tuned) -> Figure:
   """Accuracy on test against k: a line a method, a band of one sd over draws, a dot a draw."""
-  new, (ax,) = plots.new_figure()
+  new, (ax,) = figure_parts.new_figure()
   stats, ends = table(tuned), []
   single = tuned.rows[(tuned.rows["split"] == "test") & (tuned.rows["metric"] == "accuracy")]
   for method, own in stats.groupby("method", sort=False):
@@ -98,9 +98,12 @@ def figure(tuned: Tuned) -> Figure:
   ax.set_ylabel(f"{NAMES['accuracy']}, test split of {tuned.facts['name']}")
   ends += _guesses(ax, tuned.facts)
   _widen(ax)
-  plots.label_ends(ax, ends)
-  plots.key(ax, f"{tuned.facts['initial']} model; lines: mean over draws; bands: one standard deviation over "
-                "draws;\ndots: single draws, a method's beside the next one's")  # fmt: skip
+  figure_parts.label_ends(ax, ends)
+  told = (
+    f"{tuned.facts['initial']} model; lines: mean over draws; bands: one standard deviation over draws;\n"
+    "dots: single draws, a method's beside the next one's"
+  )
+  figure_parts.key(ax, told)
   return new
 
 
@@ -133,7 +136,7 @@ def write(workdir: Path) -> Path:
   """
   tuned, folder = load(workdir), Path(workdir) / "report"
   with mpl.rc_context(STYLE):
-    for ending, content in plots.encoded(figure(tuned)).items():
+    for ending, content in figure_parts.encoded(figure(tuned)).items():
       report.write_file(folder / "figures" / f"{STEM}.{ending}", content)
   report.write_file(folder / "tables" / "finetune.csv", table(tuned).to_csv(index=False))
   return folder

@@ -255,10 +255,28 @@ def _disambiguate(cells: list[dict[str, Any]], name: str, by: Callable, choose: 
     chosen = [
       {"o": {k: v for k, v in (cells[i].get("overrides") or {}).items() if choose(k)}} for i in members
     ]
-    for i, differing in zip(members, _vary(chosen, "o"), strict=True):
+    for i, differing in zip(members, _telling(_vary(chosen, "o")), strict=True):
       if differing:
         names[i] += " " + " ".join(f"{k.removeprefix('task.')}={v}" for k, v in differing.items())
   return names
+
+
+# A field of these groups is what a person thinks of first.
+_GROUPS = ("model", "train", "optimizer")
+
+
+def _telling(differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Keeps one field where it tells apart all that all of them do: what changes with it need not be named."""
+  apart = len({json.dumps(d, sort_keys=True, default=str) for d in differing})
+
+  def order(name: str) -> tuple[int, str]:
+    group = name.partition(".")[0]
+    return (_GROUPS.index(group) if group in _GROUPS else len(_GROUPS), name)
+
+  for name in sorted({name for d in differing for name in d}, key=order):
+    if len({json.dumps(d.get(name), default=str) for d in differing}) == apart:
+      return [{name: d[name]} if name in d else {} for d in differing]
+  return differing
 
 
 def _sweep_cells(sweep: dict[str, Any], path: Path) -> list[dict[str, Any]]:

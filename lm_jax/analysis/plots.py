@@ -1,21 +1,28 @@
 """Figures for a paper, by matplotlib: vector text, and labels beside the lines."""
 
 import collections
-import dataclasses
-import io
-import textwrap
 from collections.abc import Iterator
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from lm_jax.analysis import frame, headline, seed_intervals
+from lm_jax.analysis.figure_parts import (
+  Drawing,
+  Numbers,
+  encoded,
+  file_part,
+  key,
+  label_ends,
+  log_x,
+  new_figure,
+  size_axis,
+  some,
+)
 from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
 from lm_jax.analysis.look import DIRECTIONS, NAMES, styles
 from lm_jax.analysis.style import (
@@ -30,36 +37,8 @@ from lm_jax.analysis.style import (
 )
 
 # More lines, or letters at their ends, than these cannot be told apart.
-MAX_RUNS, MAX_SIZE_LINES, MAX_LABELS, MAX_SIZE_TICKS = 300, 24, 20, 14
+MAX_RUNS, MAX_SIZE_LINES = 300, 24
 MAX_RUN_POINTS, MAX_DOTS = 200, 1500
-_PADDING = 0.03  # inches
-_KEY_LETTERS = 96  # of the key, that are as wide as the axes of one panel
-
-
-class Numbers:
-  """The numbers that a figure has drawn: each piece adds what it draws, and nothing else does."""
-
-  def __init__(self):
-    self._parts: list[pd.DataFrame] = []
-
-  def add(self, table: pd.DataFrame, columns: list[str], **same: object) -> None:
-    self._parts.append(table[columns].assign(**same))
-
-  def table(self) -> pd.DataFrame:
-    if not self._parts:
-      return pd.DataFrame()
-    whole = pd.concat([part.astype(object) for part in self._parts], ignore_index=True)
-    first = [c for c in ("kind", "task", "metric", "shots", "family", "label") if c in whole]
-    return whole[first + [c for c in whole if c not in first]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-  """A figure with the numbers behind it; `stem` is what its files are called without their endings."""
-
-  stem: str
-  figure: Figure
-  numbers: pd.DataFrame
 
 
 def cell_values(rows: pd.DataFrame, metric: str, shots: str) -> pd.DataFrame:
@@ -76,11 +55,6 @@ def size_means(values: pd.DataFrame, x: str) -> pd.DataFrame:
   return means.merge(where, on=["family", "label"]).sort_values(x, kind="stable", ignore_index=True)
 
 
-def _some(n: int, most: int) -> list[int]:
-  """Returns the places of at most `most` of n things, evenly, with the first and the last."""
-  return sorted(set(np.linspace(0, n - 1, min(n, most)).round().astype(int).tolist())) if n else []
-
-
 def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list[str]:
   """Returns a few numbers of shots before the summary window, for lines that can be told apart."""
   present = sorted({int(k) for k in rows["n_shots"].dropna()})
@@ -91,24 +65,6 @@ def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list
 
 
 # --- pieces of a figure -------------------------------------------------------------------------
-
-
-def label_ends(ax: Axes, ends: list[tuple[float, str, str]], size: float = 7) -> None:
-  """Writes (y, text, color) right of the axes at the lines' last heights, pushed apart where they meet."""
-  ends = sorted((e for e in ends if np.isfinite(e[0])), key=lambda e: e[0])
-  ends = [ends[i] for i in _some(len(ends), MAX_LABELS)]
-  low, high = ax.get_ylim()
-  y = np.array([(e[0] - low) / (high - low) for e in ends])
-  gap = 1.25 * size / 72 / (ax.get_figure().get_figheight() * 0.72)
-  for i in range(1, len(y)):
-    y[i] = max(y[i], y[i - 1] + gap)
-  if len(y) and y[-1] > 1.02:
-    y[-1] = 1.02
-    for i in range(len(y) - 2, -1, -1):
-      y[i] = min(y[i], y[i + 1] - gap)
-  for at, (_, text, color) in zip(y, ends, strict=True):
-    ax.annotate(text, (1.02, at), xycoords="axes fraction", va="center", color=color, fontsize=size,
-                annotation_clip=False)  # fmt: skip
 
 
 def _yardstick(
@@ -133,41 +89,9 @@ def _yardsticks(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric: s
   ]
 
 
-def key(ax: Axes, text: str) -> None:
-  """Says below the axes what the marks are, so that the figure can be read without its page."""
-  ax.annotate(
-    textwrap.fill(text, _KEY_LETTERS), (0, 0), xycoords="axes fraction", xytext=(0, -34), fontsize=6,
-    textcoords="offset points", color=GREY, annotation_clip=False, va="top",
-  )  # fmt: skip
-
-
-def log_x(ax: Axes, values: pd.Series) -> None:
-  # Within a factor of two the axis is as good as linear, and reads better so.
-  if not len(values) or (values <= 0).any() or values.max() < 2 * values.min():
-    return
-  ax.set_xscale("log")
-  if values.max() < 10 * values.min():
-    # Less than a decade would leave an axis with a single number.
-    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
-    everywhere = mpl.ticker.LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
-    ax.xaxis.set_major_formatter(everywhere)
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-
-
 def _bounded(ax: Axes, metric: str) -> None:
   if metric in ("accuracy", "exact_match", "choice_prob"):
     ax.set_ylim(-0.03, 1.03)
-
-
-def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
-  """Names the sizes above the axes, some of them where there are many."""
-  means = means.iloc[_some(len(means), MAX_SIZE_TICKS)]
-  top = ax.secondary_xaxis("top")
-  top.set_xticks(means[x].to_numpy(), means["label"].tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
-                 rotation_mode="anchor")  # fmt: skip
-  top.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-  top.tick_params(length=2, color=GREY)
-  top.spines["top"].set_visible(False)
 
 
 def _others(
@@ -259,11 +183,6 @@ def _summary_name(info: frame.TaskInfo, summary: str) -> str:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def new_figure(columns: int = 1, height: float = 3.1, width: float = TEXT_WIDTH) -> tuple[Figure, list[Axes]]:
-  figure = Figure(figsize=(width, height))
-  return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
 def scaling_figure(
   study: Study, rows: pd.DataFrame, task: str, metric: str, x: str, numbers: Numbers
 ) -> Figure:
@@ -279,7 +198,7 @@ def shots_figure(study: Study, rows: pd.DataFrame, task: str, numbers: Numbers) 
   info, ends = study.tasks[task], []
   rows = rows[(rows["metric"] == "accuracy") & rows["n_shots"].notna() & rows["value"].notna()]
   sizes = styles(study, task)
-  drawn = sizes.iloc[_some(len(sizes), MAX_SIZE_LINES)]
+  drawn = sizes.iloc[some(len(sizes), MAX_SIZE_LINES)]
   by_size = dict(list(rows.groupby(["family", "label"])))
   for look in drawn.itertuples():
     own = by_size.get((look.family, look.label))
@@ -348,10 +267,10 @@ def _draw_runs(
   known = ["family", "label", "cell_id", "seed", "params_total", "finished"]
   cells = study.cells.loc[study.cells["cell_id"].isin(kept["cell_id"]), known]
   cells = cells.sort_values(["params_total", "family", "label", "seed"], kind="stable")
-  drawn = cells.iloc[_some(len(cells), MAX_RUNS)]
+  drawn = cells.iloc[some(len(cells), MAX_RUNS)]
   runs = kept[["cell_id", *columns]].merge(drawn, on="cell_id")
   blocks = runs.groupby("cell_id", sort=False).indices.values()
-  blocks = [rows[_some(len(rows), MAX_RUN_POINTS)] for rows in blocks]
+  blocks = [rows[some(len(rows), MAX_RUN_POINTS)] for rows in blocks]
   if blocks:
     numbers.add(runs.iloc[np.concatenate(blocks)], [*known, *columns], kind="run", metric=metric)
   looks = {(s.family, s.label): s for s in styles(study, task).itertuples()}
@@ -405,7 +324,7 @@ def seeds_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbe
   looks = styles(study, task)
   by_size = dict(list(values.groupby(["family", "label"])))
   looks = looks[[(f, label) in by_size for f, label in zip(looks["family"], looks["label"], strict=True)]]
-  drawn = looks.iloc[_some(len(looks), MAX_SIZE_LINES)]
+  drawn = looks.iloc[some(len(looks), MAX_SIZE_LINES)]
   same = {"metric": metric, "shots": frame.summary_shots(rows)}
   for place, look in enumerate(drawn.itertuples()):
     own = by_size[look.family, look.label].sort_values("seed")
@@ -443,7 +362,7 @@ def pareto_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numb
   points = chosen[chosen["value"].notna() & (chosen["flops_exact"] > 0)].reset_index(drop=True)
   columns = ["family", "label", "cell_id", "seed", "step", "flops_exact", "value"]
   same = {"metric": metric, "shots": frame.summary_shots(rows)}
-  drawn = points.iloc[_some(len(points), MAX_DOTS)]
+  drawn = points.iloc[some(len(points), MAX_DOTS)]
   looks = styles(study, task).set_index(["family", "label"])["color"]
   colors = [looks[f, label] for f, label in zip(drawn["family"], drawn["label"], strict=True)]
   ax.scatter(drawn["flops_exact"], drawn["value"], s=5, c=colors, linewidths=0, alpha=0.6)
@@ -526,28 +445,3 @@ def figures(study: Study, formats: tuple[str, ...] = FORMATS) -> Iterator[tuple[
 def stem_of(stem: str, study: Study, index: int) -> str:
   """Returns what a task's figure is called: with several tasks the task's name stands at the end."""
   return f"{stem}.{file_part(list(study.tasks)[index], index)}" if len(study.tasks) > 1 else stem
-
-
-def file_part(name: str, index: int) -> str:
-  """Returns a task's name as part of a file's name: letters, digits, "_" and "-" only, unique by index."""
-  kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "-" for c in name)
-  return kept if kept == name else f"{kept}-{index}"
-
-
-def encoded(figure: Figure, formats: tuple[str, ...] = FORMATS) -> dict[str, bytes]:
-  """Returns {ending: content}."""
-  # Layout and extent are found once for all: they take longer than all else of a figure.
-  FigureCanvasAgg(figure)
-  figure.get_layout_engine().execute(figure)
-  extent = figure.get_tightbbox().padded(_PADDING)
-  # With no engine at all, not even an idle one, nothing is drawn a second time to find the layout.
-  with mpl.rc_context({"figure.constrained_layout.use": False}):
-    figure.set_layout_engine(None)
-    return {ending: _encode(figure, ending, extent) for ending in formats}
-
-
-def _encode(figure: Figure, ending: str, extent: Bbox) -> bytes:
-  buffer = io.BytesIO()
-  dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}
-  figure.savefig(buffer, format=ending, bbox_inches=extent, metadata=dates[ending])
-  return buffer.getvalue()

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import frame, plots
+from lm_jax.analysis import figure_parts, frame
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import align, text
 from lm_jax.analysis.look import NAMES
@@ -43,7 +43,7 @@ def _shots(k: float) -> str:
 def figure(table: pd.DataFrame, task: str) -> Figure:
   """Draws accuracy and choice probability against compute: families by color, most shots bold, none thin."""
   own = table[table["task"] == task]
-  drawn, axes = plots.new_figure(columns=len(METRICS), height=2.6, width=TEXT_WIDTH * 1.2)
+  drawn, axes = figure_parts.new_figure(columns=len(METRICS), height=2.6, width=TEXT_WIDTH * 1.2)
   shots = sorted(own["n_shots"].unique())
   for ax, metric in zip(axes, METRICS, strict=True):
     of_metric = own[own["metric"] == metric]
@@ -68,7 +68,7 @@ def figure(table: pd.DataFrame, task: str) -> Figure:
   handles, labels = axes[0].get_legend_handles_labels()
   drawn.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=6, frameon=False)
   items = int(own["n_items"].iloc[0])
-  plots.key(axes[0], f"{task}: {items} items; bars: one standard error over items")
+  figure_parts.key(axes[0], f"{task}: {items} items; bars: one standard error over items")
   return drawn
 
 

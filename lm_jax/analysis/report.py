@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from lm_jax.analysis import findings, findings_page, frame, headline, page, plots, prompting
+from lm_jax.analysis import figure_parts, findings, findings_page, frame, headline, page, plots, prompting
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
@@ -72,7 +72,7 @@ def _write_figures(study: Study, found: Findings, folder: Path) -> tuple[list[st
   figures, numbers, images = [], [], {}
   every = itertools.chain(plots.drawings(study), _prompting_drawings(study), findings_page.drawings(found))
   for drawing in every:
-    for ending, content in plots.encoded(drawing.figure).items():
+    for ending, content in figure_parts.encoded(drawing.figure).items():
       figures.append(f"{drawing.stem}.{ending}")
       write_file(folder / "figures" / figures[-1], content)
       if ending == "png":
@@ -93,13 +93,13 @@ def remove_stale(folder: Path, written: Collection[str], stems: Collection[str])
         path.unlink()
 
 
-def _prompting_drawings(study: Study) -> Iterator[plots.Drawing]:
+def _prompting_drawings(study: Study) -> Iterator[figure_parts.Drawing]:
   table = prompting.means(study)
   for i, task in enumerate(table["task"].drop_duplicates()):
     with mpl.rc_context(STYLE):
       numbers = table[(table["task"] == task) & table["metric"].isin(prompting.METRICS)]
-      stem = f"few_shot.{plots.file_part(task, i)}"
-      yield plots.Drawing(stem, prompting.figure(table, task), numbers)
+      stem = f"few_shot.{figure_parts.file_part(task, i)}"
+      yield figure_parts.Drawing(stem, prompting.figure(table, task), numbers)
 
 
 def _write_tables(study: Study, found: Findings, folder: Path) -> list[str]:

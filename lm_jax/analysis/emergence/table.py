@@ -22,7 +22,7 @@ from lm_jax.analysis.emergence.shapes import CONSTANT, LOG_LINEAR, LOGISTIC, POW
 from lm_jax.analysis.emergence.threshold import threshold
 from lm_jax.analysis.emergence.verdict import Evidence
 from lm_jax.analysis.known_metrics import CONTINUOUS
-from lm_jax.analysis.page import clean
+from lm_jax.analysis.page_shell import clean
 from lm_jax.strict import ConfigError, require
 
 SIMPLER = (CONSTANT, LOG_LINEAR, POWER_LAW)

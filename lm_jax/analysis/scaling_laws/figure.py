@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import plots
+from lm_jax.analysis import figure_parts
 from lm_jax.analysis.loss_points import LossPoints
 from lm_jax.analysis.scaling_laws import allocation
 from lm_jax.analysis.scaling_laws.summary import Summary
@@ -24,7 +24,7 @@ _MAP = "viridis"
 def encoded(summary: Summary, ending: str) -> bytes:
   """Returns the file of a fit's figure."""
   with mpl.rc_context(STYLE):
-    return plots.encoded(figure(summary), (ending,))[ending]
+    return figure_parts.encoded(figure(summary), (ending,))[ending]
 
 
 def figure(summary: Summary) -> Figure:
