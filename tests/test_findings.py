@@ -75,3 +75,23 @@ def test_a_study_without_results_says_nothing(tmp_path):
   synthetic.write_sweep(tmp_path, [cell])
   found = findings.of_study(frame.load(tmp_path))
   assert found.verdicts.empty and found.laws == () and found.forecasts.empty
+
+
+def test_the_main_family_is_looked_at_closely(tmp_path):
+  cells = []
+  for family, sizes in (
+    ("small", (1_000, 2_000, 4_000, 8_000)),
+    ("large", (1_000, 2_000, 4_000, 8_000, 16_000)),
+  ):
+    for n in sizes:
+      cell = synthetic.cell(f"n{n}", n, family, task="python_stdlib") | {"cell_id": f"{family}-{n}"}
+      rows = [synthetic.row(cell, "nll", 0.5 + 3 * n**-0.2, step=2000)]
+      synthetic.write_cell(tmp_path / "cells" / cell["cell_id"], cell, rows, task=synthetic.TEXT)
+      cells.append(cell)
+  synthetic.write_sweep(tmp_path, cells)
+  laws = {law.family: law for law in findings.of_study(frame.load(tmp_path)).laws}
+  assert laws["large"].main and not laws["small"].main
+  assert "holdout" in laws["large"].fitted.tree and "holdout" not in laws["small"].fitted.tree
+  report.write(tmp_path)
+  figures = {path.name for path in (tmp_path / "report/figures").glob("scaling_law*.png")}
+  assert figures == {"scaling_law.python_stdlib-large.1.png"}

@@ -19,7 +19,7 @@ from lm_jax.analysis.scaling_laws.summary import Summary
 from lm_jax.strict import ConfigError
 
 # Resamples behind the report's intervals; the commands take more.
-RESAMPLES = 400
+RESAMPLES = 200
 LAW_RESAMPLES = 1000
 # A law in N and D needs both to vary, and not together.
 MIN_SPREAD, MAX_CORRELATION = 1.5, 0.98
@@ -29,12 +29,16 @@ SAME_TOKENS = 1.05
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-  """A law fitted to the losses of one family on one task; `fitted` is None where `reason` says why."""
+  """A law fitted to the losses of one family on one task; `fitted` is None where `reason` says why.
+
+  That of the family with most sizes is the task's main one, which has a figure and is looked at closely.
+  """
 
   task: str
   family: str | None
   fitted: Summary | None
   reason: str = ""
+  main: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,7 @@ def laws(table: CurveTable) -> tuple[Law, ...]:
   rows = table.rows[table.rows["metric"].isin(LOSSES) & table.rows["value"].notna()]
   # Scores of prompted tasks have losses too, but nothing was trained on them.
   rows = rows[rows["shots"].isin(SUMMARIES)]
+  sizes = rows.groupby(["task", "family"], dropna=False, sort=False)["n_params"].nunique()
   found: list[Law] = []
   for (task, family), _ in rows.groupby(["task", "family"], dropna=False, sort=False):
     name = None if pd.isna(family) else str(family)
@@ -103,20 +108,22 @@ def laws(table: CurveTable) -> tuple[Law, ...]:
     except ConfigError as error:
       found.append(Law(str(task), name, None, str(error)))
       continue
-    found += _laws_of(points, str(task), name)
+    main = (task, family) == sizes[sizes.index.get_level_values(0) == task].idxmax()
+    found += _laws_of(points, str(task), name, main=main)
   return tuple(found)
 
 
-def _laws_of(points: LossPoints, task: str, family: str | None) -> list[Law]:
+def _laws_of(points: LossPoints, task: str, family: str | None, *, main: bool) -> list[Law]:
   sizes = len(np.unique(points.n_params))
   if sizes < MIN_SIZES:
     return [Law(task, family, None, f"{sizes} sizes, fewer than {MIN_SIZES}")]
-  options = [summary.Options(law="power", x=_variable(points), bootstrap=LAW_RESAMPLES)]
+  common = {"bootstrap": LAW_RESAMPLES, "refitted": main}
+  options = [summary.Options(law="power", x=_variable(points), **common)]
   if _varies_in_both(points):
-    options = [summary.Options(law="chinchilla", bootstrap=LAW_RESAMPLES)]
+    options = [summary.Options(law="chinchilla", **common)]
     if _has_profiles(points):
-      options.append(summary.Options(law="isoflop", bootstrap=LAW_RESAMPLES))
-  return [_law(points, one, task, family) for one in options]
+      options.append(summary.Options(law="isoflop", **common))
+  return [dataclasses.replace(_law(points, one, task, family), main=main) for one in options]
 
 
 def _law(points: LossPoints, options: summary.Options, task: str, family: str | None) -> Law:

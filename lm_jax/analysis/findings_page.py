@@ -26,7 +26,7 @@ def drawings(found: Findings) -> Iterator[figure_parts.Drawing]:
   """Yields the figures of laws and forecasts with their numbers."""
   with mpl.rc_context(STYLE):
     for i, law in enumerate(found.laws):
-      if law.fitted is not None:
+      if law.fitted is not None and law.main:
         yield figure_parts.Drawing(stem_of(law, i), law_figure.figure(law.fitted), _numbers(law))
     if found.forecasts["median"].notna().any():
       yield figure_parts.Drawing("forecasts", forecast_figure.figure(found.forecasts), found.forecasts)

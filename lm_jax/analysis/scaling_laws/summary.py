@@ -52,6 +52,7 @@ class Options:
     bootstrap: resamples; 0 for no intervals.
     budgets: FLOPs to allocate; decades around the table's where it is empty.
     cutoffs: of compute, for held-out errors; quantiles where it is empty.
+    refitted: whether to refit without some points: the influence of points, and held-out errors.
   """
 
   law: str = "chinchilla"
@@ -65,6 +66,7 @@ class Options:
   seed: int = 42
   budgets: tuple[float, ...] = ()
   cutoffs: tuple[float, ...] = ()
+  refitted: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +115,13 @@ def summarize(by_convention: Mapping[tuple[str, str], LossPoints], options: Opti
     "status": fit.status, "objective": fit.objective, "gradient": fit.gradient, "n_starts": fit.n_starts,
     "starts_at_optimum": fit.starts_at_optimum, "condition": fit.condition, "ci95": _intervals(fit, refits),
     **(resampling.summary(refits) if refits else {"bootstrap": 0}), "profile95": ends,
-    "influence": influence.drop_highest_rows(_sample(everything, options), options.estimator),
-    "influential_points": influence.leave_one_out_rows(fit),
-    "holdout": holdout.rows(fit.sample, options.estimator, list(options.cutoffs)),
   }  # fmt: skip
+  if options.refitted:
+    tree |= {
+      "influence": influence.drop_highest_rows(_sample(everything, options), options.estimator),
+      "influential_points": influence.leave_one_out_rows(fit),
+      "holdout": holdout.rows(fit.sample, options.estimator, list(options.cutoffs)),
+    }
   if options.law == "chinchilla":
     tree["sensitivity"] = sensitivity.rows(by_convention, options.drop_highest)
     budgets = _budgets(points, options)
