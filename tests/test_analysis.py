@@ -15,7 +15,7 @@ import pytest
 import synthetic_study as synthetic
 
 from lm_jax import records
-from lm_jax.analysis import frame, headline, page, page_shell, plots, report
+from lm_jax.analysis import cell_records, frame, headline, page, page_shell, plots, report
 from lm_jax.strict import ConfigError
 
 FEW_SHOT_STEMS = (
@@ -138,7 +138,10 @@ def test_rows_of_an_earlier_version_lack_a_field_and_keep_their_values(tmp_path)
   assert page.clean(page.payload(study)["cells"][0]["flops_6nd_nonembedding"]) is None
   assert (frame.final(study)["value"] == 0.5).all() and report.write(tmp_path).exists()
   path.write_text(json.dumps({k: v for k, v in earlier.items() if k != "flops_exact"}) + "\n")
-  assert "records.jsonl cannot be read: KeyError" in frame.load(tmp_path).cells["reason"].item()
+  assert (
+    "records.jsonl cannot be read: ValueError a row lacks flops_exact"
+    in frame.load(tmp_path).cells["reason"].item()
+  )
 
 
 def test_the_page_offers_every_measure_of_compute():
@@ -160,7 +163,7 @@ def test_unreadable_records_hide_one_cell_only(tmp_path):
 def test_parquet_holds_the_rows_of_the_jsonl(ladder):
   table = pd.read_parquet(ladder / "records.parquet")
   pd.testing.assert_frame_equal(table, frame.load(ladder).records)
-  assert {name: str(t) for name, t in table.dtypes.items()} == frame.DTYPES
+  assert {name: str(t) for name, t in table.dtypes.items()} == cell_records.DTYPES
   lines = [line for p in (ladder / "cells").iterdir() for line in records.read(p / "records.jsonl")]
   back = [{k: None if pd.isna(v) else v for k, v in row.items()} for row in table.to_dict("records")]
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lm_jax.analysis import curve_table, findings, frame, page_data, report
+from lm_jax.analysis.cell_records import DTYPES
 from lm_jax.analysis.curve_table import CurveTable
-from lm_jax.analysis.frame import DTYPES, Study, TaskInfo
+from lm_jax.analysis.frame import Study, TaskInfo
 from lm_jax.strict import ConfigError, nearest
 
 # What a table from elsewhere calls its columns, and what rows of records do.

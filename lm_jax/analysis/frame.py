@@ -8,15 +8,14 @@ import dataclasses
 import datetime
 import functools
 import json
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lm_jax import records
+from lm_jax.analysis import cell_names, cell_records
 from lm_jax.strict import ConfigError
 
 # How the number of shots of a row is named where it is not a number.
@@ -28,9 +27,6 @@ _CELL_FIELDS = ("cell_id", "label", "family", "seed", "task")
 # Measures of training compute, the one that was counted first (`lm_jax.scaling`).
 COMPUTE = ("flops_exact", "flops_6nd", "flops_6nd_nonembedding")
 _CELL_NUMBERS = ("params_total", "params_nonembedding", "num_steps", "tokens", *COMPUTE)
-
-# Fields of `records.Record` that rows written by earlier versions lack.
-_ADDED_LATER = ("flops_6nd_nonembedding",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Study:
   """What a workdir holds.
 
   Attributes:
-    records: every row of every cell, columns and types those of `records.Record`.
+    records: every row of every cell, columns and types those of `cell_records.DTYPES`.
     cells: one row a cell: its identity, sizes, `state`, `finished`, and `reason` where it is not finished.
     tasks: {task: yardsticks}; tasks of one name with different parameters have keys of their own.
     versions: {package: version} of the sweep.
@@ -120,39 +116,23 @@ def _optional_json(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _dtype(annotation: Any) -> str:
-  members = typing.get_args(annotation) or (annotation,)
-  if int in members:
-    return "Int64" if type(None) in members else "int64"
-  return "float64" if float in members else "string"
+@dataclasses.dataclass(frozen=True)
+class _CellRows:
+  """What the rows of a cell say of it as a whole.
 
+  Attributes:
+    problem: why there are no rows, or "".
+    last: its last row; empty where there is none.
+    furthest: its first row of the greatest step.
+    tested: the last step with an evaluation.
+    loss: its last training loss.
+  """
 
-DTYPES = {name: _dtype(hint) for name, hint in typing.get_type_hints(records.Record).items()}
-
-
-def to_frame(rows: list[dict]) -> pd.DataFrame:
-  """Returns rows of `records.Record` as a frame with exact types (null is NA, NaN for floats)."""
-  return pd.DataFrame({name: pd.array([row[name] for row in rows], dtype=t) for name, t in DTYPES.items()})
-
-
-def _unreadable(error: Exception) -> str:
-  return f"records.jsonl cannot be read: {type(error).__name__} {error}"
-
-
-def _read_records(path: Path) -> tuple[list[dict], str]:
-  """Returns the rows and, where they cannot be read, why."""
-  try:
-    rows = records.read(path)
-    for row in rows:
-      for name in _ADDED_LATER:
-        row.setdefault(name, None)
-      if not row.keys() >= DTYPES.keys():
-        raise KeyError(next(name for name in DTYPES if name not in row))
-    return rows, ""
-  except FileNotFoundError:
-    return [], "no records yet"
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    return [], _unreadable(error)
+  problem: str
+  last: dict[str, Any] = dataclasses.field(default_factory=dict)
+  furthest: dict[str, Any] = dataclasses.field(default_factory=dict)
+  tested: int | None = None
+  loss: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,32 +140,44 @@ class _CellFiles:
   status: dict[str, Any] | None
   task: dict[str, Any] | None
   config: dict[str, Any] | None
-  rows: list[dict]
-  problem: str
+  rows: _CellRows
   started: bool
 
 
-def _read_cell(path: Path) -> _CellFiles:
-  rows, problem = _read_records(path / "records.jsonl")
-  status = _optional_json(path / "status.json")
-  task, config = (_optional_json(path / f"{name}.json") for name in ("task", "config"))
-  return _CellFiles(status, task, config, rows, problem, path.is_dir())
+_SAID_LAST = ("device", "lm_jax_version", "git_commit")
+_SAID_FURTHEST = ("cell_id", "params_total", "params_nonembedding", "tokens", *COMPUTE)
 
 
-def _all_rows(files: list[_CellFiles]) -> tuple[pd.DataFrame, list[_CellFiles]]:
-  """Returns all rows as one frame, and the cells, without rows where these are of wrong types."""
-  try:
-    # One frame for all: thousands of small ones take minutes to make and to join.
-    return to_frame([row for f in files for row in f.rows]), files
-  except (ValueError, TypeError, OverflowError):
-    checked = []
-    for f in files:
-      try:
-        to_frame(f.rows)
-        checked.append(f)
-      except (ValueError, TypeError, OverflowError) as error:
-        checked.append(dataclasses.replace(f, rows=[], problem=_unreadable(error)))
-    return to_frame([row for f in checked for row in f.rows]), checked
+def _read_cells(folders: Sequence[Path]) -> tuple[pd.DataFrame, list[_CellFiles]]:
+  """Returns all rows of all cells, and of each cell what else its folder says."""
+  rows, places, problems = cell_records.read([folder / "records.jsonl" for folder in folders])
+  files = []
+  for folder, own in zip(folders, _cell_rows(rows, places, problems), strict=True):
+    status, task, config = (_optional_json(folder / f"{name}.json") for name in ("status", "task", "config"))
+    files.append(_CellFiles(status, task, config, own, folder.is_dir()))
+  return rows, files
+
+
+def _cell_rows(rows: pd.DataFrame, places: np.ndarray, problems: Sequence[str]) -> list[_CellRows]:
+  def said(chosen: pd.DataFrame, names: Sequence[str]) -> dict[int, dict[str, Any]]:
+    own = chosen[list(names)].astype(object)
+    values = own.where(own.notna(), None).to_dict("records")
+    return dict(zip(places[chosen.index].tolist(), values, strict=True))
+
+  losses = rows[(rows["split"] == "train") & (rows["metric"] == "loss")]
+  tests = rows["split"] == "test"
+  last = said(_last(rows, places), _SAID_LAST)
+  furthest = said(rows.loc[rows["step"].groupby(places).idxmax()], _SAID_FURTHEST)
+  tested = rows.loc[tests, "step"].groupby(places[tests]).max().to_dict()
+  loss = said(_last(losses, places), ["value"])
+  return [
+    _CellRows(problem, last.get(i, {}), furthest.get(i, {}), tested.get(i), loss.get(i, {}).get("value"))
+    for i, problem in enumerate(problems)
+  ]
+
+
+def _last(rows: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+  return rows[~pd.Index(places[rows.index]).duplicated(keep="last")]
 
 
 def _one_line(text: Any) -> str:
@@ -208,9 +200,9 @@ def _state(files: _CellFiles, num_steps: int | None) -> tuple[str, str]:
     return state, _one_line(files.status.get("error") or f"failed {at}, without a message")
   if state != "done":
     return state, f"{state} {at}"
-  if files.problem:
-    return state, f"done, but {files.problem}"
-  last_step = max((row["step"] for row in files.rows if row["split"] == "test"), default=None)
+  if files.rows.problem:
+    return state, f"done, but {files.rows.problem}"
+  last_step = files.rows.tested
   if last_step is None or (total and last_step < total):
     last = "none" if last_step is None else f"the last at step {last_step}"
     return state, f"done, but there is no evaluation of its final step {total} ({last})"
@@ -223,60 +215,15 @@ def _cell_row(cell: Mapping[str, Any], files: _CellFiles) -> dict[str, Any]:
   row |= {"state": state, "reason": reason, "finished": not reason}
   row["step"] = (files.status or {}).get("step")
   row["overrides"] = json.dumps(cell.get("overrides") or {}, sort_keys=True, default=str)
-  for name in ("device", "lm_jax_version", "git_commit"):
-    row[name] = files.rows[-1][name] if files.rows else None
-  if files.rows:
-    last = max(files.rows, key=lambda r: r["step"])
-    # An older sweep.json has 6 N D in the records only; an unfinished cell's is of another number of tokens.
-    for name in COMPUTE:
-      if row[name] is None and not reason:
-        row[name] = last[name]
-  losses = [r["value"] for r in files.rows if r["split"] == "train" and r["metric"] == "loss"]
-  row["final_loss"] = losses[-1] if losses and not reason else None
+  row |= {name: files.rows.last.get(name) for name in _SAID_LAST}
+  # An older sweep.json has 6 N D in the records only; an unfinished cell's is of another number of tokens.
+  for name in COMPUTE:
+    if row[name] is None and not reason:
+      row[name] = files.rows.furthest.get(name)
+  row["final_loss"] = None if reason else files.rows.loss
   # The resolved config says it also where the sweep does not vary it.
   row["learning_rate"] = ((files.config or {}).get("optimizer") or {}).get("learning_rate")
   return row
-
-
-def _vary(group: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-  """Returns, for each dict, its entries in which the dicts of the list differ."""
-  names = sorted({name for cell in group for name in cell[key]})
-  varying = [n for n in names if len({json.dumps(c[key].get(n), default=str) for c in group}) > 1]
-  return [{n: c[key].get(n) for n in varying} for c in group]
-
-
-def _disambiguate(cells: list[dict[str, Any]], name: str, by: Callable, choose: Callable) -> list[str]:
-  """Returns `name` of each cell, with the overrides `choose` keeps added where cells sharing it differ."""
-  groups: dict[Any, list[int]] = {}
-  for i, cell in enumerate(cells):
-    groups.setdefault(by(cell), []).append(i)
-  names = [str(cell[name]) for cell in cells]
-  for members in groups.values():
-    chosen = [
-      {"o": {k: v for k, v in (cells[i].get("overrides") or {}).items() if choose(k)}} for i in members
-    ]
-    for i, differing in zip(members, _telling(_vary(chosen, "o")), strict=True):
-      if differing:
-        names[i] += " " + " ".join(f"{k.removeprefix('task.')}={v}" for k, v in differing.items())
-  return names
-
-
-# A field of these groups is what a person thinks of first.
-_GROUPS = ("model", "train", "optimizer")
-
-
-def _telling(differing: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Keeps one field where it tells apart all that all of them do: what changes with it need not be named."""
-  apart = len({json.dumps(d, sort_keys=True, default=str) for d in differing})
-
-  def order(name: str) -> tuple[int, str]:
-    group = name.partition(".")[0]
-    return (_GROUPS.index(group) if group in _GROUPS else len(_GROUPS), name)
-
-  for name in sorted({name for d in differing for name in d}, key=order):
-    if len({json.dumps(d.get(name), default=str) for d in differing}) == apart:
-      return [{name: d[name]} if name in d else {} for d in differing]
-  return differing
 
 
 def _sweep_cells(sweep: dict[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -289,20 +236,7 @@ def _sweep_cells(sweep: dict[str, Any], path: Path) -> list[dict[str, Any]]:
       raise ConfigError(f"{path}: cells[{i}] lacks {', '.join(absent)}")
     if Path(str(cell["cell_id"])).name != cell["cell_id"]:
       raise ConfigError(f"{path}: cells[{i}].cell_id={cell['cell_id']!r}: must name a directory of cells/")
-  cells = [dict(cell) for cell in cells]
-  # Two tasks, or two sizes, that share a name but not their parameters must never be averaged.
-  tasks = _disambiguate(
-    cells, "task", lambda c: c["task"], lambda k: k.startswith("task.") and k != "task.name"
-  )
-  for cell, task in zip(cells, tasks, strict=True):
-    cell["record_task"], cell["task"] = cell["task"], task
-  labels = _disambiguate(
-    cells, "label", lambda c: (c["task"], c["family"], c["label"]),
-    lambda k: not k.startswith(("task.", "runtime.")) and k not in ("seed", "study"),
-  )  # fmt: skip
-  for cell, label in zip(cells, labels, strict=True):
-    cell["label"] = label
-  return cells
+  return cell_names.told_apart(cells)
 
 
 def _run_cell(config: dict[str, Any], files: _CellFiles, path: Path) -> dict[str, Any]:
@@ -314,11 +248,8 @@ def _run_cell(config: dict[str, Any], files: _CellFiles, path: Path) -> dict[str
             "task": task, "record_task": task, "num_steps": train["num_steps"]}  # fmt: skip
   except (KeyError, TypeError) as error:
     raise ConfigError(f"{path}: is not a resolved config (no {error})") from error
-  if files.rows:
-    last = max(files.rows, key=lambda r: r["step"])
-    cell |= {name: last[name] for name in ("cell_id", "params_total", "params_nonembedding")}
-    cell |= {name: last[name] for name in ("tokens", "flops_exact")}
-  return cell
+  known = ("cell_id", "params_total", "params_nonembedding", "tokens", "flops_exact")
+  return cell | {name: value for name, value in files.rows.furthest.items() if name in known}
 
 
 def _task_info(name: str, tree: dict[str, Any] | None) -> TaskInfo:
@@ -353,12 +284,12 @@ def load(workdir: str | Path) -> Study:
   if (workdir / "sweep.json").exists():
     sweep = _read_json(workdir / "sweep.json")
     cells = _sweep_cells(sweep, workdir / "sweep.json")
-    rows, files = _all_rows([_read_cell(workdir / "cells" / cell["cell_id"]) for cell in cells])
+    rows, files = _read_cells([workdir / "cells" / cell["cell_id"] for cell in cells])
     present = {p.name for p in (workdir / "cells").iterdir()} if (workdir / "cells").is_dir() else set()
     strangers = tuple(sorted(present - {cell["cell_id"] for cell in cells}))
   elif (workdir / "config.json").exists():
     config = _read_json(workdir / "config.json")
-    rows, files = _all_rows([_read_cell(workdir)])
+    rows, files = _read_cells([workdir])
     cells = [_run_cell(config, files[0], workdir / "config.json")]
     sweep = {"study": config.get("study")}
   else:
