@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import curve_table, findings, frame, page_data, report
+from lm_jax.analysis import curve_table, frame, page_data, report
 from lm_jax.analysis.cell_records import DTYPES
 from lm_jax.analysis.curve_table import CurveTable
 from lm_jax.analysis.frame import Study, TaskInfo
@@ -30,8 +30,7 @@ def write(
 ) -> Path:
   """Writes the page of several workdirs to `output`, or report/compare of the first; returns its path."""
   study = merge([frame.load(w) for w in workdirs], [curve_table.read(path) for path in overlays])
-  found = findings.of_study(study, scored=False)
-  return report.write_study(study, found, output or study.workdir / "report" / "compare")
+  return report.write_study(study, output or study.workdir / "report" / "compare", scored=False)
 
 
 def merge(studies: Sequence[Study], overlays: Sequence[CurveTable] = ()) -> Study:

@@ -14,7 +14,7 @@ from lm_jax.analysis import (
   few_shot_look,
   few_shot_page,
   figure_parts,
-  report,
+  files,
 )
 from lm_jax.analysis.few_shot_frame import Results
 from lm_jax.analysis.few_shot_page import Drawing
@@ -44,20 +44,20 @@ def write(workdir: str | Path) -> Path:
   means, folder = few_shot_frame.means(results), results.folder / "report"
   mistakes, drawings, figures = few_shot_frame.mistakes(results), [], []
   for i, task in enumerate(results.rows["task"].drop_duplicates()):
-    for stem, files in _figures(results, means, task):
+    for stem, contents in _figures(results, means, task):
       title, reason = FIGURES[stem]
-      drawings.append(Drawing(task, title, files, reason))
-      for ending, content in files.items():
+      drawings.append(Drawing(task, title, contents, reason))
+      for ending, content in contents.items():
         name = f"{stem}.{figure_parts.file_part(task, i)}.{ending}"
-        report.write_file(folder / "figures" / name, content)
+        files.write(folder / "figures" / name, content)
         figures.append(name)
-  report.remove_stale(folder / "figures", figures, FIGURES)
+  files.remove_stale(folder / "figures", figures, FIGURES)
   tables = {"scores.csv": results.rows, "means.csv": means, "confident_mistakes.csv": mistakes}
   for name, table in tables.items():
-    report.write_file(folder / "tables" / name, table.to_csv(index=False))
+    files.write(folder / "tables" / name, table.to_csv(index=False))
   links = [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in tables]
   # The page comes last: what it links to exists.
-  report.write_file(folder / "index.html", few_shot_page.render(results, means, mistakes, drawings, links))
+  files.write(folder / "index.html", few_shot_page.render(results, means, mistakes, drawings, links))
   return folder / "index.html"
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax import records
-from lm_jax.analysis import figure_parts, report
+from lm_jax.analysis import figure_parts, files
 from lm_jax.analysis.look import NAMES
 from lm_jax.analysis.style import GREY, STYLE
 from lm_jax.strict import ConfigError
@@ -137,6 +137,6 @@ def write(workdir: Path) -> Path:
   tuned, folder = load(workdir), Path(workdir) / "report"
   with mpl.rc_context(STYLE):
     for ending, content in figure_parts.encoded(figure(tuned)).items():
-      report.write_file(folder / "figures" / f"{STEM}.{ending}", content)
-  report.write_file(folder / "tables" / "finetune.csv", table(tuned).to_csv(index=False))
+      files.write(folder / "figures" / f"{STEM}.{ending}", content)
+  files.write(folder / "tables" / "finetune.csv", table(tuned).to_csv(index=False))
   return folder

@@ -423,11 +423,17 @@ def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFr
     yield drawn("best_vs_flops", pareto_figure, curves, task, metric)
 
 
-def drawings(study: Study) -> Iterator[Drawing]:
-  """Yields every figure that the study has data for; to be encoded before the next is asked for."""
+def drawings(study: Study, only: str | None = None) -> Iterator[Drawing]:
+  """Yields every figure that the study has data for; to be encoded before the next is asked for.
+
+  Args:
+    only: the task whose figures are wanted, None for all.
+  """
   rows, curves = frame.final(study), frame.evaluations(study)
   losses = study.records[(study.records["split"] == "train") & (study.records["metric"] == "loss")]
   for i, task in enumerate(study.tasks):
+    if only not in (None, task):
+      continue
     cells = study.cells.loc[study.cells["task"] == task, "cell_id"]
     with mpl.rc_context(STYLE):
       own = (r[(r["task"] == task) & r["cell_id"].isin(cells)] for r in (rows, curves))

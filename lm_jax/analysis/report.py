@@ -1,49 +1,35 @@
 """`lm-jax report`: a workdir's page, figures, tables and summary, written from its records alone."""
 
-import contextlib
 import itertools
 import json
-import os
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 
-from lm_jax.analysis import figure_parts, findings, findings_page, frame, headline, page, plots, prompting
+from lm_jax.analysis import (
+  figure_files,
+  figure_parts,
+  files,
+  findings,
+  findings_page,
+  frame,
+  headline,
+  page,
+  plots,
+  prompting,
+)
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.style import STYLE
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-  """Yields a temporary path that becomes `path` at once, so that a reader sees the old file or the new."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  os.close(handle)
-  temporary = Path(name)
-  try:
-    yield temporary
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-  with _replacing(path) as temporary:
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
 def compact(study: Study) -> Path:
   """Writes every row of every cell to WORKDIR/records.parquet."""
   path = study.workdir / "records.parquet"
-  with _replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     study.records.to_parquet(temporary, index=False)
   return path
 
@@ -63,36 +49,6 @@ def summary(study: Study) -> dict[str, Any]:
   })  # fmt: skip
 
 
-def _write_figures(study: Study, found: Findings, folder: Path) -> tuple[list[str], dict[str, bytes]]:
-  """Writes figures with their numbers, removes those of an earlier report.
-
-  Returns:
-    their paths, and the PNG of each stem.
-  """
-  figures, numbers, images = [], [], {}
-  every = itertools.chain(plots.drawings(study), _prompting_drawings(study), findings_page.drawings(found))
-  for drawing in every:
-    for ending, content in figure_parts.encoded(drawing.figure).items():
-      figures.append(f"{drawing.stem}.{ending}")
-      write_file(folder / "figures" / figures[-1], content)
-      if ending == "png":
-        images[drawing.stem] = content
-    numbers.append(f"{drawing.stem}.csv")
-    write_file(folder / "tables" / numbers[-1], drawing.numbers.to_csv(index=False))
-  stems = (*plots.STEMS, *findings_page.STEMS)
-  remove_stale(folder / "figures", figures, stems)
-  remove_stale(folder / "tables", numbers, stems)
-  return [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers], images
-
-
-def remove_stale(folder: Path, written: Collection[str], stems: Collection[str]) -> None:
-  """Removes files of these stems that an earlier report wrote and this one did not."""
-  if folder.is_dir():
-    for path in folder.iterdir():
-      if path.name not in written and path.name.split(".")[0] in stems:
-        path.unlink()
-
-
 def _prompting_drawings(study: Study) -> Iterator[figure_parts.Drawing]:
   table = prompting.means(study)
   for i, task in enumerate(table["task"].drop_duplicates()):
@@ -109,7 +65,7 @@ def _write_tables(study: Study, found: Findings, folder: Path) -> list[str]:
   if len(prompted := prompting.means(study)):
     tables["few_shot.csv"] = prompted
   for name, table in tables.items():
-    write_file(folder / name, table.to_csv(index=False))
+    files.write(folder / name, table.to_csv(index=False))
   return [f"tables/{name}" for name in tables]
 
 
@@ -120,13 +76,24 @@ def write(workdir: str | Path) -> Path:
   """
   study = frame.load(workdir)
   compact(study)
-  return write_study(study, findings.of_study(study), study.workdir / "report")
+  return write_study(study, study.workdir / "report")
 
 
-def write_study(study: Study, found: Findings, folder: Path) -> Path:
-  """Writes the report of a study to a folder, and returns the page's path."""
-  files, images = _write_figures(study, found, folder)
-  files += [*_write_tables(study, found, folder / "tables"), "summary.json"]
+def write_study(study: Study, folder: Path, *, scored: bool = True) -> Path:
+  """Writes the report of a study to a folder, and returns the page's path.
+
+  Args:
+    scored: as of `findings.of_study`.
+  """
+  with figure_files.Drawers(study, folder) as drawers:
+    found = findings.of_study(study, scored=scored)
+    others = itertools.chain(_prompting_drawings(study), findings_page.drawings(found))
+    images = {stem: contents["png"] for stem, contents in figure_files.write(others, folder)}
+    figures, numbers = figure_files.names([*drawers.stems(), *images])
+  for kind, written in (("figures", figures), ("tables", numbers)):
+    files.remove_stale(folder / kind, written, (*plots.STEMS, *findings_page.STEMS))
+  links = [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
+  links += [*_write_tables(study, found, folder / "tables"), "summary.json"]
   verdicts = findings.main_verdicts(found.verdicts).to_dict("records")
   laws = [
     {"task": law.task, "family": law.family, "reason": law.reason, "fit": law.fitted and law.fitted.tree}
@@ -135,9 +102,9 @@ def write_study(study: Study, found: Findings, folder: Path) -> Path:
   text = json.dumps(
     summary(study) | page.clean({"emergence": verdicts, "laws": laws}), indent=2, allow_nan=False
   )
-  write_file(folder / "summary.json", text + "\n")
+  files.write(folder / "summary.json", text + "\n")
   # The page comes last: what it links to exists.
-  write_file(folder / "index.html", page.render(study, files, folder, verdicts, {
+  files.write(folder / "index.html", page.render(study, links, folder, verdicts, {
     "laws": findings_page.laws_html(found, images), "forecasts": findings_page.forecasts_html(found, images),
     "notes": findings_page.notes_html(found),
   }))  # fmt: skip

@@ -1,6 +1,5 @@
 """Flags of the commands that ask models few-shot tasks, and what they mean."""
 
-import os
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -93,7 +92,7 @@ def code_runner(values: flags.FlagValues) -> "RunCode | None":
 
   if not values.without_isolation:
     sandbox.require_isolation()
-  workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  workers = len(environment.usable_cores())
   return lambda programs: sandbox.run_all(
     programs, workers=workers, without_isolation=values.without_isolation
   )
