@@ -142,9 +142,10 @@ def test_a_written_report_runs_and_offers_its_verdicts(ladder, tmp_path):
   # As it lies on the disk, with the policy that names its scripts.
   dom, console = browse(ladder / "report/index.html", tmp_path / "profile")
   assert console == []
-  overview = re.search(r'<div id="emergence">(.*?)</section>', dom, flags=re.DOTALL)[1]
-  assert overview.count("<tr>") == 1 + 8  # four metrics of two families
-  assert "insufficient data" in overview and 'id="emergence-section" hidden' not in dom
+  overview = re.search(r'<section id="emergence-section">(.*?)</section>', dom, flags=re.DOTALL)[1]
+  assert overview.count("<tr>") == 1 + 4  # four metrics of the family that has sizes enough
+  assert "Too few sizes for a verdict: depth control." in overview
+  assert "<li>rule_induction, decoder: accuracy " in overview and 'id="emergence-section" hidden' not in dom
   assert '<img alt="power fit of rule_induction' in dom
 
 
@@ -247,9 +248,11 @@ def test_links_of_cells_and_figures_lead_to_files(ladder, tmp_path):
 def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
   shared = {"task": "rule_induction", "family": "decoder", "x50_low": None, "x50_high": None, "q_value": 0.01}
   rows = [
-    {**shared, "metric": "accuracy", "shots": "window", "x50": None, "verdict": "insufficient data"},
+    {**shared, "metric": "accuracy", "shots": "window", "x50": None, "verdict": "no rise resolved"},
     {**shared, "metric": "exact_match", "shots": "3", "x50": 20000.0, "x50_low": 9e3, "x50_high": 4e4,
      "verdict": f"sharp {EVIL}", "paired_metric": "nll", "paired_verdict": "smooth"},
+    {**shared, "metric": "nll", "family": EVIL, "shots": "window", "x50": None,
+     "verdict": "insufficient data"},
   ]  # fmt: skip
   script = """
   seen.hidden = $("emergence-section").hidden;
@@ -261,6 +264,7 @@ def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
     const note = document.querySelector("#plot-size .note").textContent;
     return [$("metric").value, $("shots").value, counts()["plot-size"], note];
   };
+  seen.few = document.querySelector("#emergence p").textContent;
   seen.first = await picked(0); seen.second = await picked(1);
   await choose("size", "tokens"); seen.otherAxis = counts()["plot-size"];
   """
@@ -268,7 +272,8 @@ def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
   seen = probe(page.render(study, verdicts=rows), tmp_path, script)
   assert not seen["hidden"] and seen["images"] == 0
   assert seen["rows"][1][2:5] == ["decoder", f"sharp {EVIL}", "20,000 [9,000, 40,000]"]
-  assert seen["rows"][0][4] == "–"
+  assert seen["rows"][0][4] == "–" and len(seen["rows"]) == 2
+  assert seen["few"] == f"Too few sizes for a verdict: {EVIL}."
   assert seen["first"][:2] == ["accuracy", "window"] and "x50" not in seen["first"][3]
   assert seen["second"][:2] == ["exact_match", "3"]
   assert "Vertical: x50 = 20,000 [9,000, 40,000] of decoder." in seen["second"][3]

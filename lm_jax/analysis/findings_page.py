@@ -125,6 +125,10 @@ def image(png: bytes | None, text: str) -> str:
   return f'<figure><img alt="{escape(text)}" src="data:image/png;base64,{data}"></figure>'
 
 
+def told_html(sentences: Sequence[str]) -> str:
+  return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>" if sentences else ""
+
+
 def notes_html(found: Findings) -> str:
   return "".join(f'<p class="quiet">{escape(note)}</p>' for note in found.notes)
 

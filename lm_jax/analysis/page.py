@@ -68,13 +68,13 @@ def render(
   Args:
     files: are linked from it by their paths relative to it.
     folder, verdicts: see `page_data.payload`.
-    sections: HTML of "laws", "forecasts" and "notes".
+    sections: HTML of "told" (what the verdicts say), "laws", "forecasts" and "notes".
   """
   files = list(files)
   fields = {
     "missing": tables.missing_html(study), "headline": tables.headline_html(study),
     "definitions": _definitions_html(), "files": page_shell.files_html(files),
-    "laws": "", "forecasts": "", "notes": "", **(sections or {}),
+    "told": "", "laws": "", "forecasts": "", "notes": "", **(sections or {}),
   }  # fmt: skip
   body = page_shell.fill(page_shell.part("report.html"), fields)
   data = payload(study, folder, _figures(study, files), verdicts)

@@ -1,6 +1,7 @@
 // What emerges, where, how sure: rows of the analysis of emergence, where the page has them.
 const emergence = data.emergence || [];
 const shotsOf = (r) => (r.shots === "window" && (data.tasks.find((t) => t.key === r.task) || {}).window) || (ok(r.shots) ? String(r.shots) : "–");
+const TOO_FEW = "insufficient data";
 const OVERVIEW = [
   ["Metric", (r) => name(r.metric)], ["Shots", shotsOf], ["Family", (r) => ok(r.family) ? r.family : "–"],
   ["Verdict", (r) => ok(r.verdict) ? r.verdict : "–"],
@@ -50,7 +51,11 @@ function verdictRow(row) {
 function startOverview() {
   $("emergence-section").hidden = !emergence.length;
   for (const key of new Set(emergence.map((r) => r.task))) {
-    const rows = emergence.filter((r) => r.task === key).map(verdictRow);
+    // A family of few sizes is named below the table, unless no other is there.
+    const own = emergence.filter((r) => r.task === key), judged = own.filter((r) => r.verdict !== TOO_FEW);
+    const rows = (judged.length ? judged : own).map(verdictRow);
     $("emergence").append(flatTable(OVERVIEW.map(([heading]) => heading), rows, key));
+    const few = [...new Set(own.filter((r) => r.verdict === TOO_FEW && judged.length).map((r) => r.family ?? "–"))];
+    if (few.length) $("emergence").append(make("p", { className: "quiet" }, `Too few sizes for a verdict: ${few.join(", ")}.`));
   }
 }

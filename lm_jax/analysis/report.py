@@ -20,6 +20,7 @@ from lm_jax.analysis import (
   plots,
   prompting,
 )
+from lm_jax.analysis.emergence import sentences
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
@@ -79,6 +80,11 @@ def write(workdir: str | Path) -> Path:
   return write_study(study, study.workdir / "report")
 
 
+def told(page_path: Path) -> list[str]:
+  """Returns what a written report says in sentences: of each task, and notes."""
+  return json.loads((page_path.parent / "summary.json").read_text(encoding="utf-8"))["told"]
+
+
 def write_study(study: Study, folder: Path, *, scored: bool = True) -> Path:
   """Writes the report of a study to a folder, and returns the page's path.
 
@@ -94,18 +100,17 @@ def write_study(study: Study, folder: Path, *, scored: bool = True) -> Path:
     files.remove_stale(folder / kind, written, (*plots.STEMS, *findings_page.STEMS))
   links = [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
   links += [*_write_tables(study, found, folder / "tables"), "summary.json"]
-  verdicts = findings.main_verdicts(found.verdicts).to_dict("records")
+  verdicts = page.clean(findings.main_verdicts(found.verdicts).to_dict("records"))
+  said = sentences.of_rows(verdicts)
   laws = [
     {"task": law.task, "family": law.family, "reason": law.reason, "fit": law.fitted and law.fitted.tree}
     for law in found.laws
   ]
-  text = json.dumps(
-    summary(study) | page.clean({"emergence": verdicts, "laws": laws}), indent=2, allow_nan=False
-  )
-  files.write(folder / "summary.json", text + "\n")
+  tree = summary(study) | {"told": [*said, *found.notes], "emergence": verdicts, "laws": page.clean(laws)}
+  files.write(folder / "summary.json", json.dumps(tree, indent=2, allow_nan=False) + "\n")
   # The page comes last: what it links to exists.
   files.write(folder / "index.html", page.render(study, links, folder, verdicts, {
-    "laws": findings_page.laws_html(found, images), "forecasts": findings_page.forecasts_html(found, images),
-    "notes": findings_page.notes_html(found),
+    "told": findings_page.told_html(said), "laws": findings_page.laws_html(found, images),
+    "forecasts": findings_page.forecasts_html(found, images), "notes": findings_page.notes_html(found),
   }))  # fmt: skip
   return folder / "index.html"

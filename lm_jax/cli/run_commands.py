@@ -96,6 +96,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   print(headline.format_table(loaded_study))
   if prompted := prompting.format_table(loaded_study):
     print(f"\n{prompted}")
+  print("\n".join(["", *report.told(page)]))
   print(f"report: {page}")
   for cell, state, error in undone:
     print(f"{state}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
@@ -117,6 +118,7 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   first = workdirs[0]
   if len(workdirs) > 1 or values.overlay:
     page = compare.write(workdirs, values.overlay or [], Path(values.output) if values.output else None)
+    _tell(reporting.told(page))
   elif values.output:
     raise ConfigError(
       f"--output={values.output}: is for several --workdir or an --overlay; of one: {first}/report"
@@ -127,8 +129,14 @@ def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
     page = finetuning.write(first)
   else:
     page = reporting.write(first)
+    _tell(reporting.told(page))
   print(page)
   return 0
+
+
+def _tell(sentences: list[str]) -> None:
+  for sentence in sentences:
+    print(sentence, file=sys.stderr)
 
 
 def bench(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
