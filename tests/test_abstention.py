@@ -24,7 +24,9 @@ from lm_jax import (
   text_generation,
   tokenizers,
 )
-from lm_jax.analysis import few_shot_confidence_figures, few_shot_frame, few_shot_report, plots
+from lm_jax.analysis import few_shot_frame
+from lm_jax.analysis.few_shot_report import few_shot_confidence_figures, few_shot_report
+from lm_jax.analysis.figures import plots
 from lm_jax.few_shot import Writing
 from lm_jax.few_shot_runs import Settings
 from lm_jax.generation_config import GenerationConfig

@@ -15,7 +15,9 @@ import pytest
 import synthetic_study as synthetic
 
 from lm_jax import records
-from lm_jax.analysis import cell_records, frame, headline, page, page_shell, plots, report
+from lm_jax.analysis import cell_records, frame, headline
+from lm_jax.analysis.figures import plots
+from lm_jax.analysis.report import page, page_shell, report
 from lm_jax.strict import ConfigError
 
 FEW_SHOT_STEMS = (

@@ -8,7 +8,8 @@ import pytest
 import synthetic_study as synthetic
 from test_cli import call
 
-from lm_jax.analysis import compare, curve_table, findings, frame, page
+from lm_jax.analysis import curve_table, findings, frame
+from lm_jax.analysis.report import compare, page
 from lm_jax.strict import ConfigError
 
 HEAD = "family,model,n_params,flops,task,metric,value,shots,stderr"

@@ -19,15 +19,15 @@ import reference
 from scipy import special
 
 from lm_jax import cli, confidence, few_shot_runs, few_shot_scores, pretrained, tokenizers, uncertainty
-from lm_jax.analysis import (
+from lm_jax.analysis import few_shot_frame
+from lm_jax.analysis.few_shot_report import (
   few_shot_confidence_figures,
   few_shot_figures,
-  few_shot_frame,
   few_shot_look,
   few_shot_report,
-  figure_parts,
 )
-from lm_jax.analysis.style import FORMATS
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.style import FORMATS
 from lm_jax.few_shot_runs import Settings
 from lm_jax.pretrained import Pretrained
 from lm_jax.scorer import Likelihood

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import synthetic_study as synthetic
 
-from lm_jax.analysis import compare, figure_files, figure_parts, frame, plots
+from lm_jax.analysis import frame
+from lm_jax.analysis.figures import figure_files, figure_parts, plots
+from lm_jax.analysis.report import compare
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import synthetic_study as synthetic
 
-from lm_jax.analysis import curve_table, findings, frame, report
+from lm_jax.analysis import curve_table, findings, frame
 from lm_jax.analysis.forecasts import freeze
+from lm_jax.analysis.report import report
 
 
 def loss_study(workdir, sizes, tokens, family="decoder"):

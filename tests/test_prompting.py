@@ -6,7 +6,8 @@ import pytest
 import synthetic_study
 from synthetic_study import TEXT, cell, row, text_rows, write_cell, write_sweep
 
-from lm_jax.analysis import frame, prompting, report
+from lm_jax.analysis import frame, prompting
+from lm_jax.analysis.report import report
 
 SIZES = {"d32 L2": (30_000, 0.30), "d64 L2": (120_000, 0.55)}
 

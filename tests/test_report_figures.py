@@ -9,7 +9,9 @@ import synthetic_study as synthetic
 from matplotlib.collections import LineCollection, PathCollection
 from scipy import stats
 
-from lm_jax.analysis import figure_parts, frame, plots, report, seed_intervals
+from lm_jax.analysis import frame, seed_intervals
+from lm_jax.analysis.figures import figure_parts, plots
+from lm_jax.analysis.report import report
 
 
 @pytest.fixture(scope="module")

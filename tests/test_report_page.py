@@ -10,7 +10,8 @@ import pytest
 import synthetic_study as synthetic
 from test_analysis import EDGES, EVIL
 
-from lm_jax.analysis import compare, curve_table, frame, page, report
+from lm_jax.analysis import curve_table, frame
+from lm_jax.analysis.report import compare, page, report
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

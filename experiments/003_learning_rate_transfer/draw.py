@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from lm_jax.analysis import frame
-from lm_jax.analysis.look import OTHERS, palette
-from lm_jax.analysis.style import STYLE
+from lm_jax.analysis.figures.look import OTHERS, palette
+from lm_jax.analysis.figures.style import STYLE
 
 HERE = Path(__file__).parent
 NAMES = {"standard": "Standard", "mup": "muP"}

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lm_jax.analysis.look import OTHERS
-from lm_jax.analysis.style import STYLE
+from lm_jax.analysis.figures.look import OTHERS
+from lm_jax.analysis.figures.style import STYLE
 
 HERE = Path(__file__).parent
 COLORS = {"full": "#0072B2", "window 256": OTHERS[0]}

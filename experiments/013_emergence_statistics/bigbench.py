@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from lm_jax.analysis import curve_table
 from lm_jax.analysis.emergence import table
-from lm_jax.analysis.look import OTHERS
-from lm_jax.analysis.style import GREY, INK, STYLE, TEXT_WIDTH
+from lm_jax.analysis.figures.look import OTHERS
+from lm_jax.analysis.figures.style import GREY, INK, STYLE, TEXT_WIDTH
 
 HERE = Path(__file__).parent
 X = "n_params_nonembedding"

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax import records
-from lm_jax.analysis import figure_parts, files
-from lm_jax.analysis.look import NAMES
-from lm_jax.analysis.style import GREY, STYLE
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.look import NAMES
+from lm_jax.analysis.figures.style import GREY, STYLE
+from lm_jax.analysis.report import files
 from lm_jax.strict import ConfigError
 
 STEM = "accuracy_vs_shots"

@@ -6,11 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import figure_parts, frame
+from lm_jax.analysis import frame
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.look import NAMES
+from lm_jax.analysis.figures.style import GREY, INK, OTHERS, TEXT_WIDTH
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import align, text
-from lm_jax.analysis.look import NAMES
-from lm_jax.analysis.style import GREY, INK, OTHERS, TEXT_WIDTH
 
 # A thresholded metric beside a continuous one of the same answers (arXiv:2304.15004).
 METRICS = ("accuracy", "choice_prob")

@@ -126,7 +126,7 @@ def _conventions(values: flags.FlagValues, table: "CurveTable") -> dict[tuple[st
 
 
 def _ending(path: str | None) -> str | None:
-  from lm_jax.analysis.style import FORMATS
+  from lm_jax.analysis.figures.style import FORMATS
 
   if path is None:
     return None

@@ -80,7 +80,8 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
-  from lm_jax.analysis import frame, headline, prompting, report
+  from lm_jax.analysis import frame, headline, prompting
+  from lm_jax.analysis.report import report
   from lm_jax.launch import local, study
 
   workdir = _workdir(values)
@@ -111,8 +112,10 @@ def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax import finetune_config
-  from lm_jax.analysis import compare, few_shot_frame, few_shot_report, finetuning
-  from lm_jax.analysis import report as reporting
+  from lm_jax.analysis import few_shot_frame, finetuning
+  from lm_jax.analysis.few_shot_report import few_shot_report
+  from lm_jax.analysis.report import compare
+  from lm_jax.analysis.report import report as reporting
 
   workdirs = [existing_folder(workdir) for workdir in values.workdir]
   first = workdirs[0]

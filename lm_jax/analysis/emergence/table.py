@@ -21,8 +21,8 @@ from lm_jax.analysis.emergence.rise import above_p_value, rise_p_value
 from lm_jax.analysis.emergence.shapes import CONSTANT, LOG_LINEAR, LOGISTIC, POWER_LAW, SHAPES, domain_of
 from lm_jax.analysis.emergence.threshold import threshold
 from lm_jax.analysis.emergence.verdict import Evidence
+from lm_jax.analysis.json_values import clean
 from lm_jax.analysis.known_metrics import CONTINUOUS
-from lm_jax.analysis.page_shell import clean
 from lm_jax.strict import ConfigError, require
 
 SIMPLER = (CONSTANT, LOG_LINEAR, POWER_LAW)

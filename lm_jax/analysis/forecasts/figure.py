@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm_jax.analysis.look import NAMES
-from lm_jax.analysis.style import GREY, INK, TEXT_WIDTH
+from lm_jax.analysis.figures.look import NAMES
+from lm_jax.analysis.figures.style import GREY, INK, TEXT_WIDTH
 
 INSIDE, OUTSIDE = "#0072B2", "#D55E00"  # of Okabe and Ito
 MOST = 12  # lines of a metric; the last ones are drawn

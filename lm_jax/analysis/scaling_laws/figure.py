@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import figure_parts
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.style import GREY, INK, STYLE, TEXT_WIDTH, palette
 from lm_jax.analysis.loss_points import LossPoints
 from lm_jax.analysis.scaling_laws import allocation
 from lm_jax.analysis.scaling_laws.summary import Summary
-from lm_jax.analysis.style import GREY, INK, STYLE, TEXT_WIDTH, palette
 
 _LOSS = {"loss": "loss (nats/token)", "nll": "NLL (nats/token)", "bits_per_byte": "bits per byte"}
 _HIGHLIGHT = "#D55E00"

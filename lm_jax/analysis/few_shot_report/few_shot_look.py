@@ -8,8 +8,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import look
-from lm_jax.analysis.style import GREY, HUES, LINES, MARKERS, palette
+from lm_jax.analysis.figures import look
+from lm_jax.analysis.figures.style import GREY, HUES, LINES, MARKERS, palette
 
 NAMES = look.NAMES | {
   "accuracy_norm": "Accuracy, by characters", "accuracy_bytes": "Accuracy, by bytes",

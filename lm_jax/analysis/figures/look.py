@@ -2,10 +2,10 @@
 
 import pandas as pd
 
+from lm_jax.analysis.figures.style import OTHER_SYMBOLS, OTHERS, palette
 from lm_jax.analysis.frame import Study
 from lm_jax.analysis.headline import sizes
 from lm_jax.analysis.known_metrics import METRICS
-from lm_jax.analysis.style import OTHER_SYMBOLS, OTHERS, palette
 
 NAMES = {
   "accuracy": "Accuracy", "exact_match": "Exact match", "nll": "NLL (nats/token)",

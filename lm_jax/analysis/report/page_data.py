@@ -14,8 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from lm_jax.analysis import frame, headline
+from lm_jax.analysis.figures.look import DIRECTIONS, NAMES, palette, styles
 from lm_jax.analysis.frame import COMPUTE, Study
-from lm_jax.analysis.look import DIRECTIONS, NAMES, palette, styles
 
 MAX_VALUES = 600_000
 MAX_LOSS_VALUES = 150_000

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax import confidence
-from lm_jax.analysis import few_shot_frame, few_shot_look
+from lm_jax.analysis import few_shot_frame
 from lm_jax.analysis.few_shot_frame import Results
-from lm_jax.analysis.style import GREY, INK
+from lm_jax.analysis.few_shot_report import few_shot_look
+from lm_jax.analysis.figures.style import GREY, INK
 
 _BARS = 20  # of a histogram
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # letters

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
 from lm_jax.analysis import frame, headline, seed_intervals
-from lm_jax.analysis.figure_parts import (
+from lm_jax.analysis.figures.figure_parts import (
   Drawing,
   Numbers,
   encoded,
@@ -23,9 +23,8 @@ from lm_jax.analysis.figure_parts import (
   size_axis,
   some,
 )
-from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
-from lm_jax.analysis.look import DIRECTIONS, NAMES, styles
-from lm_jax.analysis.style import (
+from lm_jax.analysis.figures.look import DIRECTIONS, NAMES, styles
+from lm_jax.analysis.figures.style import (
   FORMATS,
   GREY,
   INK,
@@ -35,6 +34,7 @@ from lm_jax.analysis.style import (
   TEXT_WIDTH,
   palette,
 )
+from lm_jax.analysis.frame import ALL, COMPUTE, WINDOW, Study
 
 # More lines, or letters at their ends, than these cannot be told apart.
 MAX_RUNS, MAX_SIZE_LINES = 300, 24

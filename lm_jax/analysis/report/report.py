@@ -8,23 +8,14 @@ from typing import Any
 
 import matplotlib as mpl
 
-from lm_jax.analysis import (
-  figure_files,
-  figure_parts,
-  files,
-  findings,
-  findings_page,
-  frame,
-  headline,
-  page,
-  plots,
-  prompting,
-)
+from lm_jax.analysis import findings, frame, headline, prompting
 from lm_jax.analysis.emergence import sentences
 from lm_jax.analysis.emergence import table as emergence
+from lm_jax.analysis.figures import figure_files, figure_parts, plots
+from lm_jax.analysis.figures.style import STYLE
 from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
-from lm_jax.analysis.style import STYLE
+from lm_jax.analysis.report import files, findings_page, page
 
 
 def compact(study: Study) -> Path:

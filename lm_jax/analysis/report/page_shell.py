@@ -7,37 +7,15 @@ holds, nothing else runs, and nothing is fetched.
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from lm_jax.analysis.tables import escape
+from lm_jax.analysis.json_values import clean
+from lm_jax.analysis.report.tables import escape
 
 HERE = Path(__file__).parent
-
-
-def clean(value: Any) -> Any:
-  """Returns JSON-ready data: missing and non-finite numbers become null, floats keep 6 digits."""
-  if isinstance(value, float):
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-  if isinstance(value, dict):
-    return {str(k): clean(v) for k, v in value.items()}
-  if isinstance(value, list | tuple | np.ndarray | pd.Series):
-    return [clean(v) for v in value]
-  if value is None or value is pd.NA:
-    return None
-  if isinstance(value, bool | np.bool_):
-    return bool(value)
-  if isinstance(value, int | np.integer):
-    return int(value)
-  if isinstance(value, np.floating):
-    return clean(float(value))
-  return str(value)
 
 
 def embed(data: Any) -> str:
@@ -46,8 +24,8 @@ def embed(data: Any) -> str:
   return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def part(name: str) -> str:
-  return (HERE / name).read_text(encoding="utf-8")
+def part(name: str, folder: Path = HERE) -> str:
+  return (folder / name).read_text(encoding="utf-8")
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:

@@ -7,18 +7,18 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lm_jax.analysis import (
+from lm_jax.analysis import few_shot_frame
+from lm_jax.analysis.few_shot_frame import Results
+from lm_jax.analysis.few_shot_report import (
   few_shot_confidence_figures,
   few_shot_figures,
-  few_shot_frame,
   few_shot_look,
   few_shot_page,
-  figure_parts,
-  files,
 )
-from lm_jax.analysis.few_shot_frame import Results
-from lm_jax.analysis.few_shot_page import Drawing
-from lm_jax.analysis.style import STYLE
+from lm_jax.analysis.few_shot_report.few_shot_page import Drawing
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.style import STYLE
+from lm_jax.analysis.report import files
 
 # {stem of files: (title, why there can be none)}.
 FIGURES = {

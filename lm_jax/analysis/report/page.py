@@ -6,12 +6,13 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from lm_jax.analysis import page_shell, plots, tables
+from lm_jax.analysis.figures import plots
+from lm_jax.analysis.figures.look import DEFINITIONS, NAMES
 from lm_jax.analysis.frame import Study
-from lm_jax.analysis.look import DEFINITIONS, NAMES
-from lm_jax.analysis.page_data import payload as payload
-from lm_jax.analysis.page_shell import clean as clean
-from lm_jax.analysis.tables import escape
+from lm_jax.analysis.json_values import clean as clean
+from lm_jax.analysis.report import page_shell, tables
+from lm_jax.analysis.report.page_data import payload as payload
+from lm_jax.analysis.report.tables import escape
 
 # In this order they are one script; each is a list of functions, of which the last file starts.
 _SCRIPTS = (

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from lm_jax.analysis import headline
+from lm_jax.analysis.figures.look import NAMES
 from lm_jax.analysis.frame import Study
-from lm_jax.analysis.look import NAMES
 
 
 def escape(value: Any) -> str:

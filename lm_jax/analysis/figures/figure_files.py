@@ -16,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from lm_jax import environment
-from lm_jax.analysis import figure_parts, files, plots
-from lm_jax.analysis.figure_parts import Drawing
+from lm_jax.analysis.figures import figure_parts, plots
+from lm_jax.analysis.figures.figure_parts import Drawing
+from lm_jax.analysis.figures.style import FORMATS
 from lm_jax.analysis.frame import Study, TaskInfo
-from lm_jax.analysis.style import FORMATS
+from lm_jax.analysis.report import files
 
 _FRAMES = ("records", "cells")
 
@@ -80,7 +81,7 @@ def _process(handed: Path, folder: Path, tasks: Sequence[str]) -> Iterator[subpr
   command = [
     sys.executable,
     "-m",
-    "lm_jax.analysis.figure_files",
+    "lm_jax.analysis.figures.figure_files",
     str(handed),
     str(folder),
     json.dumps(tasks),

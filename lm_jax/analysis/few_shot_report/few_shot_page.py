@@ -4,15 +4,18 @@ import base64
 import dataclasses
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lm_jax.analysis import few_shot_look, page_shell
 from lm_jax.analysis.few_shot_frame import Results
-from lm_jax.analysis.style import STYLE
-from lm_jax.analysis.tables import escape, html_table, number, td, word
+from lm_jax.analysis.few_shot_report import few_shot_look
+from lm_jax.analysis.figures.style import STYLE
+from lm_jax.analysis.report import page_shell
+from lm_jax.analysis.report.tables import escape, html_table, number, td, word
 
+HERE = Path(__file__).parent
 _PIXELS_PER_INCH = 105  # of the page, at which a figure's letters are about as large as a table's
 
 
@@ -52,7 +55,7 @@ def render(
     "left_out": _left_out_html(results), "asked": _asked_html(results.rows), "tasks": "\n".join(tasks),
     "definitions": _definitions_html(means), "files": page_shell.files_html(files),
   }  # fmt: skip
-  body = page_shell.fill(page_shell.part("few_shot_report.html"), fields)
+  body = page_shell.fill(page_shell.part("few_shot_report.html", HERE), fields)
   script = page_shell.part("sort_tables.js")
   return page_shell.render(results.folder.resolve().name, _facts(results), body, [script])
 

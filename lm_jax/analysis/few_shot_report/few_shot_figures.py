@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from lm_jax import uncertainty
-from lm_jax.analysis import few_shot_frame, few_shot_look, figure_parts
+from lm_jax.analysis import few_shot_frame
 from lm_jax.analysis.few_shot_frame import Results
-from lm_jax.analysis.few_shot_look import Style
-from lm_jax.analysis.style import GREY, TEXT_WIDTH
+from lm_jax.analysis.few_shot_report import few_shot_look
+from lm_jax.analysis.few_shot_report.few_shot_look import Style
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.style import GREY, TEXT_WIDTH
 
 _LETTERS = 16  # of a model's name above a panel
 _DODGE = 2.0  # points between models at the same place of an axis

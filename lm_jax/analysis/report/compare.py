@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import curve_table, frame, page_data, report
+from lm_jax.analysis import curve_table, frame
 from lm_jax.analysis.cell_records import DTYPES
 from lm_jax.analysis.curve_table import CurveTable
 from lm_jax.analysis.frame import Study, TaskInfo
+from lm_jax.analysis.report import page_data, report
 from lm_jax.strict import ConfigError, nearest
 
 # What a table from elsewhere calls its columns, and what rows of records do.

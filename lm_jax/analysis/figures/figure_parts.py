@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from lm_jax.analysis.style import (
+from lm_jax.analysis.figures.style import (
   FORMATS,
   GREY,
   TEXT_WIDTH,

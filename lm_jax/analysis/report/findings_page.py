@@ -8,15 +8,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import figure_parts
+from lm_jax.analysis.figures import figure_parts
+from lm_jax.analysis.figures.look import NAMES
+from lm_jax.analysis.figures.style import STYLE
 from lm_jax.analysis.findings import Findings, Law
 from lm_jax.analysis.forecasts import figure as forecast_figure
-from lm_jax.analysis.look import NAMES
+from lm_jax.analysis.report.tables import escape, html_table, td
 from lm_jax.analysis.scaling_laws import figure as law_figure
 from lm_jax.analysis.scaling_laws.summary_text import TABLES, heading
 from lm_jax.analysis.scaling_laws.summary_text import number as law_number
-from lm_jax.analysis.style import STYLE
-from lm_jax.analysis.tables import escape, html_table, td
 
 STEMS = ("scaling_law", "forecasts")
 _CARD = "what this fit depends on"

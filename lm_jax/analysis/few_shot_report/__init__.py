@@ -1,0 +1,1 @@
+"""The report of `lm-jax evaluate`."""
