@@ -147,6 +147,22 @@ def text_study(workdir: Path):
   write_sweep(workdir, cells, "python bytes")
 
 
+def two_ways(workdir: Path) -> None:
+  """Writes a study of four sizes, each trained at two learning rates with two seeds."""
+  cells = []
+  for i, size in enumerate((1_000, 3_000, 10_000, 30_000)):
+    for rate in (0.001, 0.003):
+      for seed in range(2):
+        own = cell(f"d{8 << i} L2", size, seed=seed, **{"optimizer.learning_rate": rate})
+        own["cell_id"] += f"-{rate}"
+        score = 0.2 + 0.15 * i + 50 * rate + 0.02 * seed
+        rows = [row(own, m, score, step=own["num_steps"], n_shots=None, prompt_id="window")
+                for m in ("accuracy", "nll")]  # fmt: skip
+        write_cell(workdir / "cells" / own["cell_id"], own, rows)
+        cells.append(own)
+  write_sweep(workdir, cells)
+
+
 def large(workdir: Path, steps=(0, 10, 100, 300, 1000), num_losses=20):
   """Writes a study of 5,000 cells: 4 tasks x 5 families x 25 sizes x 10 seeds, short runs."""
   rng = np.random.default_rng(0)

@@ -55,7 +55,7 @@ def test_figures_of_other_processes_are_the_same_bytes(study, tmp_path):
 
 def children():
   return subprocess.run(
-    ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False
+    ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False
   ).stdout
 
 

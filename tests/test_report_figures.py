@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_study as synthetic
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from scipy import stats
 
 from lm_jax.analysis import frame, seed_intervals
@@ -104,3 +104,25 @@ def test_best_line_is_the_greatest_so_far(study):
   own = curves[(curves["metric"] == "accuracy") & (curves["shots"] == "window") & (curves["flops_exact"] > 0)]
   for row in best.itertuples():
     assert row.value == own.loc[own["flops_exact"] <= row.flops_exact, "value"].max()
+
+
+def test_a_line_joins_sizes_that_were_trained_in_one_way(study, tmp_path):
+  synthetic.two_ways(tmp_path)
+  several = frame.load(tmp_path)
+  figures = {}
+  for name, own in (("one", study), ("two", several)):
+    rows = frame.final(own)
+    ax = plots.scaling_figure(
+      own, rows, "rule_induction", "accuracy", "params_total", figure_parts.Numbers()
+    ).axes[0]
+    figures[name] = ax
+  marks = [line for line in figures["two"].lines if len(line.get_xdata()) == 8]
+  assert len(marks) == 1 and marks[0].get_linestyle() == "None" and marks[0].get_marker() == "o"
+  assert not any(isinstance(c, PolyCollection) and c.get_paths() for c in figures["two"].collections)
+  bars = [c for c in figures["two"].collections if isinstance(c, LineCollection)]
+  assert sum(len(c.get_segments()) for c in bars) == 8  # an interval a mean of two seeds
+  names = [t.get_text() for t in figures["two"].child_axes[0].get_xticklabels()]
+  assert names == ["d8 L2", "d16 L2", "d32 L2", "d64 L2"]
+  assert "not joined" in " ".join(t.get_text().replace("\n", " ") for t in figures["two"].texts)
+  assert any(line.get_linestyle() == "-" for line in figures["one"].lines)
+  assert any(isinstance(c, PolyCollection) and c.get_paths() for c in figures["one"].collections)

@@ -246,6 +246,15 @@ def test_links_of_cells_and_figures_lead_to_files(ladder, tmp_path):
     assert (ladder / "report" / link).is_file(), link
 
 
+def test_a_line_joins_sizes_that_were_trained_in_one_way(ladder, tmp_path):
+  synthetic.two_ways(tmp_path)
+  script = 'seen.lines = document.querySelectorAll("#plot-size .scatterlayer .js-line").length;'
+  script += 'seen.marks = document.querySelectorAll("#plot-size .scatterlayer .points path").length;'
+  one, two = (probe(page.render(frame.load(w)), tmp_path, script) for w in (ladder, tmp_path))
+  assert one["lines"] > two["lines"] == 2  # chance and the Bayes-optimal level
+  assert two["marks"] == 16 + 8  # seeds, and means of two
+
+
 def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
   shared = {"task": "rule_induction", "family": "decoder", "x50_low": None, "x50_high": None, "q_value": 0.01}
   rows = [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import textwrap
 
 import matplotlib as mpl
@@ -94,11 +95,18 @@ def log_x(ax: Axes, values: pd.Series) -> None:
     ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
+def _shared_words(labels: pd.Series) -> str:
+  """Returns the words that all labels begin with: of sizes at one place, what is the same of them."""
+  words = zip(*(label.split(" ") for label in labels), strict=False)
+  return " ".join(w[0] for w in itertools.takewhile(lambda w: len(set(w)) == 1, words))
+
+
 def size_axis(ax: Axes, means: pd.DataFrame, x: str) -> None:
   """Names the sizes above the axes, some of them where there are many."""
-  means = means.iloc[some(len(means), MAX_SIZE_TICKS)]
+  names = means.groupby(x)["label"].agg(_shared_words)
+  names = names.iloc[some(len(names), MAX_SIZE_TICKS)]
   top = ax.secondary_xaxis("top")
-  top.set_xticks(means[x].to_numpy(), means["label"].tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
+  top.set_xticks(names.index.to_numpy(), names.tolist(), fontsize=6, color=GREY, rotation=35, ha="left",
                  rotation_mode="anchor")  # fmt: skip
   top.xaxis.set_minor_locator(mpl.ticker.NullLocator())
   top.tick_params(length=2, color=GREY)

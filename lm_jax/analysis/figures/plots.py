@@ -55,6 +55,15 @@ def size_means(values: pd.DataFrame, x: str) -> pd.DataFrame:
   return means.merge(where, on=["family", "label"]).sort_values(x, kind="stable", ignore_index=True)
 
 
+def joined(values: pd.DataFrame) -> bool:
+  """Returns whether a line may join a family's sizes: not where one size was trained in several ways.
+
+  Over budgets or learning rates such a line would go up and down between them.
+  """
+  sizes = values.drop_duplicates("label")["params_total"].dropna()
+  return not sizes.duplicated().any()
+
+
 def shown_shots(info: frame.TaskInfo, rows: pd.DataFrame, most: int = 5) -> list[str]:
   """Returns a few numbers of shots before the summary window, for lines that can be told apart."""
   present = sorted({int(k) for k in rows["n_shots"].dropna()})
@@ -106,8 +115,8 @@ def _others(
     ax.plot(own[x], own["value"], marker, color=color, markersize=2.5, alpha=0.45, markeredgewidth=0)
     numbers.add(own, [*_SEED, x], kind="seed", **same)
     means = size_means(own, x)
-    ax.plot(means[x], means["value"], f"--{marker}", color=color, markersize=5, markeredgecolor="white",
-            markeredgewidth=0.5, linewidth=0.8)  # fmt: skip
+    ax.plot(means[x], means["value"], "--" if joined(own) else "", marker=marker, color=color, markersize=5,
+            markeredgecolor="white", markeredgewidth=0.5, linewidth=0.8)  # fmt: skip
     numbers.add(means, [*_MEAN, x], kind="mean", **same)
     name = f"{means['label'].iloc[0]}, {family}" if len(means) == 1 else family
     entries.append((means["value"].iloc[-1], f"{_SIGNS[marker]} {name}", color))
@@ -123,12 +132,15 @@ def _line(
   ax: Axes, values: pd.DataFrame, x: str, color: str, numbers: Numbers, *, seeds: bool, width: float = 1.3,
   **same: object,
 ) -> float:  # fmt: skip
-  """Draws the means over seeds, joined, and with `seeds` their interval and each as a dot; ."""
-  means = size_means(values, x)
+  """Draws the means over seeds, and with `seeds` their interval and each as a dot; returns the last mean."""
+  means, line = size_means(values, x), joined(values)
   if seeds:
     ax.plot(values[x], values["value"], "o", color=color, markersize=3, alpha=0.4, markeredgewidth=0)
     numbers.add(values, [*_SEED, x], kind="seed", **same)
     several = means[means["n_seeds"] > 1]
+    if not line:
+      ax.vlines(several[x], several["low"], several["high"], color=color, alpha=0.3, linewidth=width)
+      several = several[:0]
     edge = np.r_[several[["low"]].to_numpy(float), several[["high"]].to_numpy(float)[::-1]]
     along = np.r_[several[[x]].to_numpy(float), several[[x]].to_numpy(float)[::-1]]
     band = PolyCollection(
@@ -136,7 +148,8 @@ def _line(
     )
     # The interval of two seeds can be far wider than what was measured: it sets no axis.
     ax.add_collection(band, autolim=False)
-  ax.plot(means[x], means["value"], "-o", color=color, markersize=width * 2.2, linewidth=width)
+  style = "-o" if line else "o"
+  ax.plot(means[x], means["value"], style, color=color, markersize=width * 2.2, linewidth=width)
   numbers.add(means, [*_MEAN, x], kind="mean", **same)
   return float(means["value"].iloc[-1]) if len(means) else np.nan
 
@@ -170,8 +183,10 @@ def _draw_scaling(ax: Axes, study: Study, rows: pd.DataFrame, task: str, metric:
   size_axis(ax, size_means(bold[bold["family"] == main], x), x)
   label_ends(ax, ends if shots or len(ends) > 1 else [])
   bayes = "; short dotted marks at the right: Bayes-optimal for that number of shots"
-  key(ax, "lines: mean over seeds; band: 95 % interval over seeds; faint dots: single seeds"
-      + bayes * bool(shots and info.bayes_accuracy))  # fmt: skip
+  marks = "lines: mean over seeds; band: 95 % interval over seeds"
+  if not joined(bold[bold["family"] == main]):
+    marks = "marks: mean over seeds, not joined as a size was trained in several ways; bars: 95 % interval"
+  key(ax, f"{marks}; faint dots: single seeds" + bayes * bool(shots and info.bayes_accuracy))
 
 
 def _summary_name(info: frame.TaskInfo, summary: str) -> str:

@@ -42,6 +42,8 @@ function seedDots(list, metric, x, shared, most) {
 function familyTraces(gs, metric, x, look) {
   if (!gs.length) return [];
   const seeds = gs.flatMap((g) => g.list), ys = gs.map((g) => mean(g.list.map((p) => p.value)));
+  // A line would go up and down between budgets, or learning rates, of one size.
+  const parameters = gs.map((g) => g.list[0].cell.params_total).filter(ok), joined = new Set(parameters).size === parameters.length;
   const several = gs.map((g, i) => ({ x: g.list[0].x, y: ys[i], half: halfInterval(g.list.map((p) => p.value)) }))
     .filter((g) => ok(g.half));
   const shared = { key: look.key, color: look.color, symbol: look.symbol };
@@ -52,12 +54,12 @@ function familyTraces(gs, metric, x, look) {
     const error = look.single && seeds.length <= 200 ? seeds.map((p) => p.error) : null;
     traces.push({ ...dots, error, size: look.main && look.single ? 7 : 4.5, opacity: look.single ? 0.45 : 0.3 });
   }
-  if (look.single && several.length > 1) {
+  if (look.single && several.length > 1 && joined) {
     traces.push({ key: look.key, color: look.color, mode: "lines", band: true, legend: false, opacity: look.main ? 0.16 : 0.08,
       x: [...several.map((g) => g.x), ...several.map((g) => g.x).reverse()], text: "",
       y: [...several.map((g) => g.y + g.half), ...several.map((g) => g.y - g.half).reverse()] });
   }
-  traces.push({ ...shared, legendColor: look.legendColor, name: look.name, mode: gs.length > 1 ? "lines+markers" : "markers", size: look.single ? (look.main ? 7 : 9) : 5,
+  traces.push({ ...shared, legendColor: look.legendColor, name: look.name, mode: gs.length > 1 && joined ? "lines+markers" : "markers", size: look.single ? (look.main ? 7 : 9) : 5,
     width: look.main ? (look.single ? 2.5 : 1.6) : 1, dash: look.main ? "solid" : "dash", x: gs.map((g) => g.list[0].x), y: ys,
     what: gs.map((g) => g.size.name), half: gs.map((g) => halfInterval(g.list.map((p) => p.value))),
     text: gs.map((g) => meanText(g.size, g.list, metric, x)), endLabel: look.endLabel,
