@@ -11,6 +11,8 @@ def main() -> None:
     environment.restart_with_huge_pages(argv)
   if argv[:1] in (["train"], ["bench"]):  # they say when their first step was done
     environment.postpone_garbage_collection()
+  if argv[:1] in (["sweep"], ["report"], ["emergence"], ["fit"], ["predict"]):  # they analyze
+    environment.one_blas_thread()
   from lm_jax import cli
 
   cli.main(argv)

@@ -163,11 +163,11 @@ def two_ways(workdir: Path) -> None:
   write_sweep(workdir, cells)
 
 
-def large(workdir: Path, steps=(0, 10, 100, 300, 1000), num_losses=20):
-  """Writes a study of 5,000 cells: 4 tasks x 5 families x 25 sizes x 10 seeds, short runs."""
+def large(workdir: Path, steps=(0, 10, 100, 300, 1000), num_losses=20, tasks=4):
+  """Writes a study of 5,000 cells: `tasks` x 5 families x 25 sizes x 40 / `tasks` seeds, short runs."""
   rng = np.random.default_rng(0)
   cells = []
-  for task, family, size, seed in itertools.product(range(4), range(5), range(25), range(10)):
+  for task, family, size, seed in itertools.product(range(tasks), range(5), range(25), range(40 // tasks)):
     info = {**RULES, "name": f"rules_{task}", "shots": [0, 1, 2, 4], "window": 2,
             "bayes_accuracy": [BAYES[k] for k in (0, 1, 2, 4)]}  # fmt: skip
     params = int(np.geomspace(1e3, 1e8, 25)[size]) + 97 * family

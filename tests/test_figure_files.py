@@ -39,7 +39,8 @@ def test_a_study_arrives_as_it_was(study, tmp_path):
 
 
 def test_figures_of_other_processes_are_the_same_bytes(study, tmp_path):
-  with figure_files.Drawers(study, tmp_path) as drawers:
+  with figure_files.Drawers() as drawers:
+    drawers.draw(study, tmp_path)
     stems = drawers.stems()
   drawings = list(plots.drawings(study))
   assert stems == [drawing.stem for drawing in drawings] and len(stems) > 8
@@ -62,12 +63,17 @@ def children():
 def test_a_process_that_dies_is_an_error_and_none_outlives_its_report(study, tmp_path):
   with (
     pytest.raises(RuntimeError, match="ended with exit code -9"),
-    figure_files.Drawers(study, tmp_path) as d,
+    figure_files.Drawers() as d,
   ):
+    d.draw(study, tmp_path)
     for process in d._processes:
       os.kill(process.pid, signal.SIGKILL)
     d.stems()
-  with pytest.raises(KeyboardInterrupt), figure_files.Drawers(study, tmp_path):
+  with pytest.raises(KeyboardInterrupt), figure_files.Drawers() as d:
+    d.draw(study, tmp_path)
     assert "figure_files" in children()
     raise KeyboardInterrupt
+  assert "figure_files" not in children()
+  with figure_files.Drawers():  # what was to be read was bad input, and nothing is to be drawn
+    assert "figure_files" in children()
   assert "figure_files" not in children()

@@ -20,7 +20,7 @@ from lm_jax.strict import ConfigError
 
 # Resamples behind the report's intervals; the commands take more.
 RESAMPLES = 200
-LAW_RESAMPLES = 1000
+LAW_RESAMPLES = 400
 # A law in N and D needs both to vary, and not together.
 MIN_SPREAD, MAX_CORRELATION = 1.5, 0.98
 MIN_POINTS = 6

@@ -32,10 +32,6 @@ def main_of(study: Study, task: str) -> str:
   return main_family(study.cells[study.cells["task"] == task])
 
 
-def _root_mean_square(values: pd.Series) -> float:
-  return float(np.sqrt((values**2).mean()))
-
-
 def summary_rows(study: Study) -> pd.DataFrame:
   """Returns the final rows of the task's summary: the window where there is one, else all tokens."""
   rows = final(study)
@@ -54,12 +50,14 @@ def headline(study: Study) -> pd.DataFrame:
   groups = sizes(study)
   keys = ["task", "family", "label"]
   rows = summary_rows(study)
+  rows = rows.assign(variance=rows["stderr"] ** 2)
   for metric in SUMMARY_METRICS:
     chosen = rows[rows["metric"] == metric].groupby([*keys, "cell_id"], as_index=False)
-    seeds = chosen.agg(value=("value", "mean"), stderr=("stderr", _root_mean_square))
+    seeds = chosen[["value", "variance"]].mean()
     stats = seeds.groupby(keys).agg(
-      mean=("value", "mean"), min=("value", "min"), max=("value", "max"), stderr=("stderr", _root_mean_square)
+      mean=("value", "mean"), min=("value", "min"), max=("value", "max"), variance=("variance", "mean")
     )
+    stats["variance"] = np.sqrt(stats["variance"])
     stats.columns = [metric, f"{metric}_min", f"{metric}_max", f"{metric}_stderr"]
     groups = groups.merge(stats.reset_index(), on=keys, how="left")
   return groups

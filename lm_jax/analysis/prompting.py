@@ -1,9 +1,7 @@
 """Few-shot prompting of text models: accuracy after k demonstrations, for every family at equal compute."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax.analysis import frame
@@ -63,7 +61,8 @@ def figure(table: pd.DataFrame, task: str) -> Figure:
       ax.axhline(chance.iloc[0], color=GREY, linestyle=":", linewidth=0.9)
       ax.annotate("chance", (1.01, chance.iloc[0]), xycoords=("axes fraction", "data"), va="center",
                   fontsize=6, color=GREY, annotation_clip=False)  # fmt: skip
-    _log_x(ax)
+    ax.set_xscale("log")
+    figure_parts.some_powers(ax.xaxis, (1, 3))
     ax.set_xlabel(NAMES["flops_exact"])
     ax.set_title(NAMES.get(metric, metric))
   handles, labels = axes[0].get_legend_handles_labels()
@@ -71,16 +70,6 @@ def figure(table: pd.DataFrame, task: str) -> Figure:
   items = int(own["n_items"].iloc[0])
   figure_parts.key(axes[0], f"{task}: {items} items; bars: one standard error over items")
   return drawn
-
-
-def _log_x(ax: Axes) -> None:
-  """Makes a logarithmic axis with few enough numbers to read, also where it is hardly a decade."""
-  ax.set_xscale("log")
-  ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 3)))
-  ax.xaxis.set_major_formatter(
-    mpl.ticker.LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
-  )
-  ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def format_table(study: Study) -> str:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -44,55 +44,57 @@ def names(stems: Iterable[str]) -> tuple[list[str], list[str]]:
 class Drawers:
   """Processes that draw the figures of a study's tasks, one for each core; to be used as a context.
 
-  Leaving the context ends them. They are given the study in files of their own: another process must not
-  have to find its workdirs, and see other rows, again.
+  Entering it starts the first, which imports its libraries while the study is still being read; leaving it
+  ends all. They are given the study in files of their own: another process must not have to find its
+  workdirs, and see other rows, again.
   """
 
-  def __init__(self, study: Study, folder: Path):
-    self._study, self._folder = study, folder
-
   def __enter__(self) -> "Drawers":
-    with contextlib.ExitStack() as stack:
-      handed = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lm_jax_study_")))
-      _save(self._study, handed)
-      tasks, cores = list(self._study.tasks), len(environment.usable_cores())
-      # Every core has an equal share, as tasks of one study are alike.
-      shares = [tasks[i::cores] for i in range(min(cores, len(tasks)))]
-      self._processes = [stack.enter_context(_process(handed, self._folder, share)) for share in shares]
-      self._stack = stack.pop_all()
+    self._stack, self._tasks = contextlib.ExitStack(), []
+    self._handed = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lm_jax_study_")))
+    self._processes = [self._stack.enter_context(_process())]
     return self
 
   def __exit__(self, *error: object) -> None:
     self._stack.close()
 
+  def draw(self, study: Study, folder: Path) -> None:
+    """Begins to write the figures and tables of all tasks into `folder`."""
+    _save(study, self._handed)
+    self._tasks, cores = list(study.tasks), len(environment.usable_cores())
+    for _ in range(1, min(cores, len(self._tasks))):
+      self._processes.append(self._stack.enter_context(_process()))
+    for i, process in enumerate(self._processes):
+      # Every process has an equal share, as tasks of one study are alike.
+      share = self._tasks[i :: len(self._processes)]
+      request = {"study": str(self._handed), "folder": str(folder), "tasks": share}
+      with contextlib.suppress(BrokenPipeError):  # it died, which `stems` says
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+
   def stems(self) -> list[str]:
     """Waits until all is drawn and returns the figures' stems, in order of tasks."""
     drawn: dict[str, list[str]] = {}
     for process in self._processes:
-      output, _ = process.communicate()
-      if process.returncode:
-        raise RuntimeError(f"the figures' process ended with exit code {process.returncode}; why is above")
+      output = process.stdout.read()
+      if code := process.wait():
+        raise RuntimeError(f"the figures' process ended with exit code {code}; why is above")
       drawn |= json.loads(output)
-    return [stem for task in self._study.tasks for stem in drawn[task]]
+    return [stem for task in self._tasks for stem in drawn[task]]
 
 
 @contextlib.contextmanager
-def _process(handed: Path, folder: Path, tasks: Sequence[str]) -> Iterator[subprocess.Popen]:
-  command = [
-    sys.executable,
-    "-m",
-    "lm_jax.analysis.figures.figure_files",
-    str(handed),
-    str(folder),
-    json.dumps(tasks),
-  ]
-  process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+def _process() -> Iterator[subprocess.Popen]:
+  command = [sys.executable, "-m", "lm_jax.analysis.figures.figure_files"]
+  process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
   try:
     yield process
   finally:
     process.kill()
-    process.stdout.close()
     process.wait()
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+      process.stdin.close()
 
 
 def _save(study: Study, folder: Path) -> None:
@@ -115,14 +117,18 @@ def _restore(folder: Path) -> Study:
   return Study(**(rest | frames | same))
 
 
-def main(argv: Sequence[str]) -> None:
-  """Draws some tasks of a handed study, and prints {task: stems}."""
-  study, folder = _restore(Path(argv[0])), Path(argv[1])
+def main() -> None:
+  """Draws what a line of stdin asks for, and prints {task: stems}."""
+  line = sys.stdin.readline()
+  if not line:  # whoever started this has nothing to draw
+    return
+  request = json.loads(line)
+  study, folder = _restore(Path(request["study"])), Path(request["folder"])
   drawn = {
-    task: [stem for stem, _ in write(plots.drawings(study, task), folder)] for task in json.loads(argv[2])
+    task: [stem for stem, _ in write(plots.drawings(study, task), folder)] for task in request["tasks"]
   }
   print(json.dumps(drawn))
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  main()

@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import itertools
+import re
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -88,11 +91,33 @@ def log_x(ax: Axes, values: pd.Series) -> None:
     return
   ax.set_xscale("log")
   if values.max() < 10 * values.min():
-    # Less than a decade would leave an axis with a single number.
-    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
-    everywhere = mpl.ticker.LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf))
-    ax.xaxis.set_major_formatter(everywhere)
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    some_powers(ax.xaxis)
+  else:
+    powers(ax.xaxis)
+
+
+def powers(axis: Axis) -> None:
+  """Numbers a logarithmic axis as matplotlib would."""
+  axis.set_major_formatter(_Powers())
+  axis.set_minor_formatter(_Powers())
+
+
+def some_powers(axis: Axis, multiples: Sequence[float] = (1, 2, 3, 5, 7)) -> None:
+  """Numbers these multiples of powers of ten: an axis of hardly a decade would be left with one number."""
+  axis.set_major_locator(mpl.ticker.LogLocator(subs=multiples))
+  axis.set_major_formatter(_Powers(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+  axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+class _Powers(mpl.ticker.LogFormatterSciNotation):
+  """Powers of ten as plain text, 3×10⁵: its layout takes a tenth of the time of the same as mathematics."""
+
+  def __call__(self, x: float, pos: int | None = None) -> str:
+    text = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+    return re.sub(r"\^\{(.*?)\}", lambda match: match[1].translate(_SUPERSCRIPT), text)
+
+
+_SUPERSCRIPT = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _shared_words(labels: pd.Series) -> str:

@@ -341,13 +341,14 @@ def seeds_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbe
   looks = looks[[(f, label) in by_size for f, label in zip(looks["family"], looks["label"], strict=True)]]
   drawn = looks.iloc[some(len(looks), MAX_SIZE_LINES)]
   same = {"metric": metric, "shots": frame.summary_shots(rows)}
+  means_by_size = dict(list(size_means(values, "params_total").groupby(["family", "label"])))
   for place, look in enumerate(drawn.itertuples()):
     own = by_size[look.family, look.label].sort_values("seed")
     beside = place + 0.5 * (np.arange(len(own)) + 0.5) / len(own) - 0.25
     ax.errorbar(beside, own["value"], yerr=own["stderr"], fmt="o" if look.main else "D", color=look.color,
                 markersize=2.5, elinewidth=0.6, alpha=0.8)  # fmt: skip
     numbers.add(own, [*_SEED, "params_total"], kind="seed", **same)
-    means = size_means(own, "params_total")
+    means = means_by_size[look.family, look.label]
     ax.plot([place - 0.35, place + 0.35], [means["value"].iloc[0]] * 2, color=look.color, linewidth=1.2)
     numbers.add(means, [*_MEAN, "params_total"], kind="mean", **same)
   _bounded(ax, metric)

@@ -15,6 +15,7 @@ import pandas as pd
 from lm_jax.analysis import curve_table, frame
 from lm_jax.analysis.cell_records import DTYPES
 from lm_jax.analysis.curve_table import CurveTable
+from lm_jax.analysis.figures.figure_files import Drawers
 from lm_jax.analysis.frame import Study, TaskInfo
 from lm_jax.analysis.report import page_data, report
 from lm_jax.strict import ConfigError, nearest
@@ -30,8 +31,10 @@ def write(
   workdirs: Sequence[str | Path], overlays: Sequence[str | Path] = (), output: Path | None = None
 ) -> Path:
   """Writes the page of several workdirs to `output`, or report/compare of the first; returns its path."""
-  study = merge([frame.load(w) for w in workdirs], [curve_table.read(path) for path in overlays])
-  return report.write_study(study, output or study.workdir / "report" / "compare", scored=False)
+  with Drawers() as drawers:
+    study = merge([frame.load(w) for w in workdirs], [curve_table.read(path) for path in overlays])
+    folder = output or study.workdir / "report" / "compare"
+    return report.write_study(study, folder, drawers, scored=False)
 
 
 def merge(studies: Sequence[Study], overlays: Sequence[CurveTable] = ()) -> Study:

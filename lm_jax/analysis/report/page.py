@@ -63,6 +63,7 @@ def render(
   folder: Path | None = None,
   verdicts: Sequence[Mapping[str, Any]] = (),
   sections: Mapping[str, str] | None = None,
+  data: Mapping[str, Any] | None = None,
 ) -> str:
   """Returns the page.
 
@@ -70,6 +71,7 @@ def render(
     files: are linked from it by their paths relative to it.
     folder, verdicts: see `page_data.payload`.
     sections: HTML of "told" (what the verdicts say), "laws", "forecasts" and "notes".
+    data: the payload of the study without its figures, where it is there already.
   """
   files = list(files)
   fields = {
@@ -78,6 +80,8 @@ def render(
     "told": "", "laws": "", "forecasts": "", "notes": "", **(sections or {}),
   }  # fmt: skip
   body = page_shell.fill(page_shell.part("report.html"), fields)
-  data = payload(study, folder, _figures(study, files), verdicts)
+  if data is None:
+    data = payload(study, folder, verdicts)
+  data = {**data, "figures": _figures(study, files)}
   scripts = [get_plotlyjs(), script(), page_shell.part("sort_tables.js")]
   return page_shell.render(study.name, _facts(study), body, scripts, data)

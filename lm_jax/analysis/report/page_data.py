@@ -160,14 +160,12 @@ def _task(study: Study, task: str, rows: pd.DataFrame) -> dict[str, Any]:
 def payload(
   study: Study,
   folder: Path | None = None,
-  figures: Mapping[str, Mapping[str, str]] | None = None,
   verdicts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Returns the page's data.
 
   Args:
     folder: where the page will be; links to the files of cells are relative to it.
-    figures: {task: {plot of the page: path of its figure without the ending}}.
     verdicts: rows of `findings.main_verdicts`.
   """
   evaluations, axes = frame.evaluations(study), _Axes()
@@ -176,4 +174,4 @@ def payload(
   # Student's t for 95 %, of 2 to 101 values.
   t95 = stats.t.ppf(0.975, np.arange(1, 101)).tolist()
   return {"names": NAMES, "directions": DIRECTIONS, "tasks": tasks, "cells": cells, "axes": axes.listed(),
-          "t95": t95, "figures": dict(figures or {}), "emergence": list(verdicts)}  # fmt: skip
+          "t95": t95, "emergence": list(verdicts)}  # fmt: skip

@@ -12,6 +12,7 @@ from lm_jax.analysis import findings, frame, headline, prompting
 from lm_jax.analysis.emergence import sentences
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.figures import figure_files, figure_parts, plots
+from lm_jax.analysis.figures.figure_files import Drawers
 from lm_jax.analysis.figures.style import STYLE
 from lm_jax.analysis.findings import Findings
 from lm_jax.analysis.frame import Study
@@ -66,9 +67,10 @@ def write(workdir: str | Path) -> Path:
 
   May be called at any time, also while cells are running; equal records give equal files.
   """
-  study = frame.load(workdir)
-  compact(study)
-  return write_study(study, study.workdir / "report")
+  with figure_files.Drawers() as drawers:
+    study = frame.load(workdir)
+    compact(study)
+    return write_study(study, study.workdir / "report", drawers)
 
 
 def told(page_path: Path) -> list[str]:
@@ -76,32 +78,36 @@ def told(page_path: Path) -> list[str]:
   return json.loads((page_path.parent / "summary.json").read_text(encoding="utf-8"))["told"]
 
 
-def write_study(study: Study, folder: Path, *, scored: bool = True) -> Path:
+def write_study(study: Study, folder: Path, drawers: Drawers, *, scored: bool = True) -> Path:
   """Writes the report of a study to a folder, and returns the page's path.
 
   Args:
+    drawers: draw its figures meanwhile.
     scored: as of `findings.of_study`.
   """
-  with figure_files.Drawers(study, folder) as drawers:
-    found = findings.of_study(study, scored=scored)
-    others = itertools.chain(_prompting_drawings(study), findings_page.drawings(found))
-    images = {stem: contents["png"] for stem, contents in figure_files.write(others, folder)}
-    figures, numbers = figure_files.names([*drawers.stems(), *images])
+  drawers.draw(study, folder)
+  found = findings.of_study(study, scored=scored)
+  others = itertools.chain(_prompting_drawings(study), findings_page.drawings(found))
+  images = {stem: contents["png"] for stem, contents in figure_files.write(others, folder)}
+  tables = _write_tables(study, found, folder / "tables")
+  headlines = summary(study)
+  verdicts = page.clean(findings.main_verdicts(found.verdicts).to_dict("records"))
+  data = page.payload(study, folder, verdicts)
+  figures, numbers = figure_files.names([*drawers.stems(), *images])
   for kind, written in (("figures", figures), ("tables", numbers)):
     files.remove_stale(folder / kind, written, (*plots.STEMS, *findings_page.STEMS))
   links = [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
-  links += [*_write_tables(study, found, folder / "tables"), "summary.json"]
-  verdicts = page.clean(findings.main_verdicts(found.verdicts).to_dict("records"))
+  links += [*tables, "summary.json"]
   said = sentences.of_rows(verdicts)
   laws = [
     {"task": law.task, "family": law.family, "reason": law.reason, "fit": law.fitted and law.fitted.tree}
     for law in found.laws
   ]
-  tree = summary(study) | {"told": [*said, *found.notes], "emergence": verdicts, "laws": page.clean(laws)}
+  tree = headlines | {"told": [*said, *found.notes], "emergence": verdicts, "laws": page.clean(laws)}
   files.write(folder / "summary.json", json.dumps(tree, indent=2, allow_nan=False) + "\n")
   # The page comes last: what it links to exists.
   files.write(folder / "index.html", page.render(study, links, folder, verdicts, {
     "told": findings_page.told_html(said), "laws": findings_page.laws_html(found, images),
     "forecasts": findings_page.forecasts_html(found, images), "notes": findings_page.notes_html(found),
-  }))  # fmt: skip
+  }, data))  # fmt: skip
   return folder / "index.html"
