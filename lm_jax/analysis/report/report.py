@@ -94,7 +94,7 @@ def write_study(study: Study, folder: Path, drawers: Drawers, *, scored: bool = 
   verdicts = page.clean(findings.main_verdicts(found.verdicts).to_dict("records"))
   data = page.payload(study, folder, verdicts)
   figures, numbers = figure_files.names([*drawers.stems(), *images])
-  for kind, written in (("figures", figures), ("tables", numbers)):
+  for kind, written in (("figures", figures), ("tables", [*numbers, *(Path(t).name for t in tables)])):
     files.remove_stale(folder / kind, written, (*plots.STEMS, *findings_page.STEMS))
   links = [f"figures/{name}" for name in figures] + [f"tables/{name}" for name in numbers]
   links += [*tables, "summary.json"]
