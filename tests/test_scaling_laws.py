@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,6 +334,26 @@ def test_a_plateau_is_not_an_optimum():
   assert found.status.startswith("not identifiable: ")
   assert "alpha" in found.status and found.parameters["alpha"] is None
   assert found.condition is None
+
+
+def test_a_law_that_fits_badly_is_brought_to_its_optimum():
+  """A law of compute alone, of runs that spent it well and badly: 24 of experiments/014_isoflop."""
+  path = Path(__file__).parents[1] / "experiments" / "014_isoflop" / "cells.csv"
+  data = fitting.sample("power", loss_points.of_table(curve_table.read(path)), x="C")
+  found = fitting.fit(data)
+  assert found.gradient <= newton.GRADIENT_TOLERANCE and found.starts_at_optimum > 0.9
+  low, high = np.log(data.points.loss).min(), np.log(data.points.loss).max()
+
+  def objective(theta):  # in the law's own coordinates: log A, log E, alpha
+    r = data.residuals(theta[None])[0]
+    return np.where(np.abs(r) <= 1e-3, r**2 / 2, 1e-3 * (np.abs(r) - 5e-4)).sum()
+
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    start = np.array([rng.uniform(low, high), rng.uniform(-1, high), rng.uniform(0.02, 1)])
+    best = optimize.minimize(objective, start, method="Nelder-Mead",
+                             options={"maxiter": 4000, "xatol": 1e-10, "fatol": 1e-15})  # fmt: skip
+    assert best.fun >= found.objective * (1 - 1e-9)
 
 
 def bad(**changes) -> LossPoints:
