@@ -57,3 +57,9 @@ def test_the_family_of_most_sizes_and_its_thresholded_metric_speak():
 def test_sizes_have_their_unit():
   (sentence,) = sentences.of_rows([row(verdict="sharp", x="flops", **(JUMP | {"x50": 3e12}))])
   assert "jumps at 3e+12 training FLOPs" in sentence
+
+
+def test_an_end_that_is_not_known_is_no_number():
+  (sentence,) = sentences.of_rows([row(verdict="sharp", **(JUMP | {"x50_high": None}))])
+  assert "jumps at 1.2e+04 parameters [9e+03, ?]" in sentence
+  assert sentences.of_rows([row(**(JUMP | {"x50_low": None, "x50_high": None}))])

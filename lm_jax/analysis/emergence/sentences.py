@@ -50,4 +50,5 @@ def _said(row: Mapping[str, Any]) -> str:
 def _threshold(row: Mapping[str, Any]) -> str:
   if row["x50"] is None:
     return "a size that is not known"
-  return f"{row['x50']:.2g} {_UNITS.get(row['x'], row['x'])} [{row['x50_low']:.2g}, {row['x50_high']:.2g}]"
+  low, high = ("?" if row[end] is None else f"{row[end]:.2g}" for end in ("x50_low", "x50_high"))
+  return f"{row['x50']:.2g} {_UNITS.get(row['x'], row['x'])} [{low}, {high}]"

@@ -110,7 +110,7 @@ def some_powers(axis: Axis, multiples: Sequence[float] = (1, 2, 3, 5, 7)) -> Non
 
 
 class _Powers(mpl.ticker.LogFormatterSciNotation):
-  """Powers of ten as plain text, 3×10⁵: its layout takes a tenth of the time of the same as mathematics."""
+  """Powers of ten as plain text, 3×10⁵, which need not be parsed as mathematics when laid out."""
 
   def __call__(self, x: float, pos: int | None = None) -> str:
     text = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
