@@ -1,0 +1,305 @@
+"""Who may write into a folder: one process at a time, on whatever machine, and however wrong its clock.
+
+lease.1, lease.2, ... are the claims of a folder in turn; the one with the largest number holds it. A claim is
+made by creating the file of the next number where there is none, which file systems do atomically: of several
+that try at once one succeeds. Its holder writes a beat into it every BEAT_S. Another process claims the
+folder when the holder has released it, or when its beat has not changed for SILENCE_S, by the claimant's own
+monotonic clock: no two clocks are ever compared. A holder that was only paused finds a larger number at its
+next write, and stops (fencing, as in https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
+
+A holder also keeps a lock (flock) on the folder, which the system drops the moment it dies: on the same
+machine, one that was killed is followed at once.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+BEAT_S, SILENCE_S = 5.0, 60.0
+_NAME = re.compile(r"lease\.(\d+)")
+# Every state of a lease has this length: a beat needs no new block, and so gets through on a full disk.
+_BYTES = 512
+# How often and for how long the lock is tried again, since a reader may hold it for an instant.
+_TRIES, _AGAIN_S = 5, 0.05
+
+
+class Busy(Exception):
+  """Another process is at work on it."""
+
+
+class Lost(Exception):
+  """Another process took the folder over, as nothing was heard of this one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+  """What a lease says of who made it.
+
+  Attributes:
+    token: of this claim alone.
+    machine: the same for all processes of one running kernel.
+    beat: grows while the holder lives.
+    time: of the last beat, in seconds since the epoch by the holder's clock; for people only.
+  """
+
+  number: int
+  token: str
+  host: str
+  pid: int
+  machine: str
+  beat: int = 0
+  released: bool = False
+  time: float = 0.0
+
+
+@functools.cache
+def machine() -> str:
+  """Returns what tells running kernels apart, also those of machines of one name."""
+  try:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+  except OSError:  # not Linux
+    return f"{socket.gethostname()}-{uuid.getnode():x}"
+
+
+def holder(folder: Path) -> Holder | None:
+  """Returns the last to have claimed a folder, who may have released it since; None if nobody ever did."""
+  number = _latest(folder)
+  while number:
+    try:
+      return _read(folder, number)
+    except FileNotFoundError:  # followed by another at this moment
+      number = _latest(folder)
+  return None
+
+
+def is_held(folder: Path) -> bool:
+  """Whether some process is at work in the folder, as far as can be told at once.
+
+  Of one on another machine it cannot be: it counts as long as it has not released the folder.
+  """
+  last = holder(folder)
+  if last is None or last.released:
+    return False
+  return last.machine != machine() or _is_locked(folder)
+
+
+def claim(folder: Path, *, silence_s: float = SILENCE_S) -> "Lease":
+  """Takes a folder, which is made where it is missing, until it is released.
+
+  Raises:
+    Busy: another process holds it, or may hold it. Trying again, in the same process, finds out: a holder
+      on another machine must have been silent for `silence_s` while this process looked.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  lock = (folder / "lock").open("w")
+  try:
+    _take_lock(lock, folder)
+    last = holder(folder)
+    if last is not None and not last.released and last.machine != machine():
+      _require_silence(folder, last, silence_s)
+    number = 1 if last is None else last.number + 1
+    own = Holder(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), machine(), time=time.time())
+    try:
+      _create(folder, own)
+    except FileExistsError:
+      raise Busy(f"{folder}: another process took it at this moment") from None
+    lease = Lease(folder, own, lock)
+    try:
+      # A claimant that slept since it looked may have made a number that others are past already.
+      lease.check()
+    except Lost:
+      (folder / f"lease.{own.number}").unlink(missing_ok=True)
+      raise Busy(f"{folder}: another process took it at this moment") from None
+  except BaseException:
+    lock.close()
+    raise
+  _HEART.add(lease)
+  _remove_below(folder, own.number)
+  return lease
+
+
+class Lease:
+  """A claim that holds until it is released, or lost; made by `claim`."""
+
+  def __init__(self, folder: Path, own: Holder, lock: IO[str]):
+    self.folder, self._own, self._lock = folder, own, lock
+    self._writing = threading.Lock()
+
+  @property
+  def path(self) -> Path:
+    return self.folder / f"lease.{self._own.number}"
+
+  def check(self) -> None:
+    """Raises Lost if another process has claimed the folder since; to be called before every write."""
+    if _latest(self.folder) != self._own.number:
+      last = holder(self.folder)
+      who = f"process {last.pid} on {last.host}" if last else "nobody: its lease was removed"
+      raise Lost(f"{self.folder}: nothing was heard of this process for a while, and {who} took it over")
+
+  def beat(self) -> None:
+    """Says that the holder lives."""
+    with self._writing:
+      if not self._own.released:
+        self._own = dataclasses.replace(self._own, beat=self._own.beat + 1, time=time.time())
+        _write(self.path, self._own)
+
+  def release(self) -> None:
+    """Lets others claim the folder; nothing happens to one that was lost."""
+    _HEART.remove(self)
+    with self._writing:
+      self._own = dataclasses.replace(self._own, released=True, time=time.time())
+      with contextlib.suppress(FileNotFoundError):  # lost, and cleared away
+        _write(self.path, self._own)
+    self._lock.close()
+
+  def __enter__(self) -> "Lease":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.release()
+
+
+# --- the heart ----------------------------------------------------------------------------------
+
+
+class _Heart:
+  """Beats for all leases of this process, from one thread."""
+
+  def __init__(self):
+    self._leases: set[Lease] = set()
+    self._lock, self._thread = threading.Lock(), None
+
+  def add(self, lease: Lease) -> None:
+    with self._lock:
+      self._leases.add(lease)
+      if self._thread is None or not self._thread.is_alive():
+        self._thread = threading.Thread(target=self._run, daemon=True, name="lease beats")
+        self._thread.start()
+
+  def remove(self, lease: Lease) -> None:
+    with self._lock:
+      self._leases.discard(lease)
+
+  def _run(self) -> None:
+    while True:
+      time.sleep(BEAT_S)
+      with self._lock:
+        if not self._leases:
+          self._thread = None
+          return
+        leases = list(self._leases)
+      for lease in leases:
+        try:
+          lease.beat()
+        except OSError:
+          # Lost, or the file system is away for now: what must not be written anyway, `check` finds out.
+          continue
+
+
+_HEART = _Heart()
+
+
+# --- silence ------------------------------------------------------------------------------------
+
+# {folder: (lease and beat that were seen, when they were first seen by this process's own clock)}
+_SEEN: dict[Path, tuple[tuple[str, int], float]] = {}
+
+
+def _require_silence(folder: Path, last: Holder, silence_s: float) -> None:
+  now, state = time.monotonic(), (last.token, last.beat)
+  seen, since = _SEEN.get(folder, (None, now))
+  if seen != state:
+    _SEEN[folder], since = (state, now), now
+  if now - since < silence_s:
+    raise Busy(
+      f"{folder}: process {last.pid} on {last.host} is at work on it, or was: after {silence_s:g} s of "
+      f"silence, of which {now - since:.0f} have passed, it is taken over"
+    )
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _numbers(folder: Path) -> list[int]:
+  try:
+    names = os.listdir(folder)
+  except FileNotFoundError:
+    return []
+  return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+
+
+def _latest(folder: Path) -> int:
+  return max(_numbers(folder), default=0)
+
+
+def _read(folder: Path, number: int) -> Holder:
+  # Opened anew each time: network file systems then show what was last written (close-to-open consistency).
+  text = (folder / f"lease.{number}").read_text(encoding="utf-8")
+  try:
+    return Holder(number=number, **json.loads(text))
+  except (ValueError, TypeError):
+    # Made, and not yet written: it holds, and nothing is known of its holder.
+    return Holder(number, "", "a machine that is not known", 0, "")
+
+
+def _encoded(own: Holder) -> bytes:
+  fields = dataclasses.asdict(own)
+  del fields["number"]
+  return json.dumps(fields).ljust(_BYTES - 1).encode() + b"\n"
+
+
+def _create(folder: Path, own: Holder) -> None:
+  # As a link, which like an exclusive creation succeeds for one alone, but is whole from the first moment.
+  temporary = folder / f".lease.{own.token}"
+  try:
+    temporary.write_bytes(_encoded(own))
+    os.link(temporary, folder / f"lease.{own.number}")
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, own: Holder) -> None:
+  with path.open("r+b") as f:
+    f.write(_encoded(own))
+
+
+def _remove_below(folder: Path, number: int) -> None:
+  """Removes leases that were followed; the largest number is never removed, so that numbers only grow."""
+  for other in _numbers(folder):
+    if other < number:
+      (folder / f"lease.{other}").unlink(missing_ok=True)
+
+
+def _take_lock(lock: IO[str], folder: Path) -> None:
+  for _ in range(_TRIES):
+    if _try_lock(lock, fcntl.LOCK_EX):
+      return
+    time.sleep(_AGAIN_S)
+  raise Busy(f"{folder}: another process is at work on it")
+
+
+def _is_locked(folder: Path) -> bool:
+  try:
+    lock = (folder / "lock").open()
+  except FileNotFoundError:
+    return False
+  with lock:
+    return not _try_lock(lock, fcntl.LOCK_SH)
+
+
+def _try_lock(lock: IO[str], mode: int) -> bool:
+  try:
+    fcntl.flock(lock, mode | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
