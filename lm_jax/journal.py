@@ -6,7 +6,7 @@ Processes other than the first of a run that spans several keep the same journal
 import collections
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,8 +37,10 @@ class Journal:
     loss: of the last step read, None before.
   """
 
-  def __init__(self, config: Config, run: RunDir, task: tasks.Task):
+  def __init__(self, config: Config, run: RunDir, task: tasks.Task, check: Callable[[], None] = lambda: None):
     self.config, self.run = config, run
+    # Raises Lost where the run is another process's by now; asked before every write.
+    self._check = check
     self._writes = hosts.is_first()
     self._logging = AnyOf((EveryN(config.runtime.log_every), AtSteps((config.train.num_steps,))))
     self._unlogged: list[float] = []  # losses since the last row of them
@@ -46,6 +48,7 @@ class Journal:
     self._wall_s, self._started = 0.0, time.monotonic()
     self._speed = _Speed(config)
     if self._writes:
+      check()
       run.write_task(_task_facts(task))
       task.save_assets(run.path)
 
@@ -54,11 +57,13 @@ class Journal:
   def restart(self) -> None:
     """Drops what an earlier attempt wrote and no checkpoint knows."""
     if self._writes:
+      self._check()
       truncate(self.run.records, 0)
 
   def restore(self, position: dict[str, Any]) -> None:
     """Takes up a position; what was written after it is cut off."""
     if self._writes:
+      self._check()
       truncate(self.run.records, position["records_bytes"])
     self._unlogged, self._wall_s = position["unlogged_losses"], position["wall_s"]
 
@@ -94,6 +99,7 @@ class Journal:
 
   def _append(self, rows: Sequence[Record]) -> None:
     if self._writes:
+      self._check()
       append(self.run.records, rows)
 
   def _record(self, at: int, split: str, **fields: Any) -> Record:
@@ -119,6 +125,7 @@ class Journal:
     """Writes how far the run is; while it runs, twice a second at most."""
     if not self._writes or (to == rundir.RUNNING and not self._speed.status_due()):
       return
+    self._check()
     self.run.write_status(
       to, step=done, num_steps=self.config.train.num_steps, loss=self.loss, wall_s=self._wall(),
       tokens_per_s=self._speed.tokens_per_s, eta_s=self._speed.time_left(done), error=None,

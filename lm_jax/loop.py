@@ -21,7 +21,8 @@ from lm_jax import hosts, population, programs, rundir, state, step, tasks
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.journal import Diverged, Journal
-from lm_jax.rundir import Busy, RunDir
+from lm_jax.lease import Busy, Lost
+from lm_jax.rundir import RunDir
 from lm_jax.schedule import AnyOf, AtSteps, EveryN, LogSpaced
 from lm_jax.strict import ConfigError
 
@@ -137,18 +138,20 @@ class _Member:
     self.config, self.run = config, run
     self.error: Exception | None = None
     self.is_done = False
+    self._check: Callable[[], None] = lambda: None
     try:
       run.check(config)
-      if hosts.is_first():
-        stack.enter_context(run.claim())
+      self.is_done = run.is_done()
+      if hosts.is_first() and not self.is_done:
+        self._check = stack.enter_context(run.claim()).check
+        self.is_done = run.is_done()  # it may have been done while this process came to hold it
     except (Busy, ConfigError) as error:
       self.error = error
     if hosts.any_process(self.error is not None):
       self.error = self.error or Busy(f"{run.path}: the first process could not take it")
       return
-    status = run.status()
-    self.is_done = status is not None and status["state"] == rundir.DONE
-    if self.is_done:
+    if hosts.any_process(self.is_done):
+      self.is_done = True
       return
     if hosts.is_first():
       run.write_config(config)
@@ -162,7 +165,7 @@ class _Member:
     return self.error is None and not self.is_done
 
   def begin(self, task: tasks.Task) -> None:
-    self.journal = Journal(self.config, self.run, task)
+    self.journal = Journal(self.config, self.run, task, self._check)
 
   def restore(self, like: state.TrainState) -> state.TrainState:
     """Returns the state at the latest checkpoint; there must be one."""
@@ -172,16 +175,31 @@ class _Member:
     return s
 
   def save(self, s: state.TrainState, done: int) -> None:
+    self._check()
     self.checkpoints.save(done, s, self.journal.position(done))
     self.saved_step = done
 
-  def diverge(self, error: Diverged) -> None:
+  def attempt(self, act: Callable[..., None], *args: Any) -> None:
+    """Does something for this run alone: what ends it does not end the others."""
+    try:
+      act(*args)
+    except Diverged as error:
+      self._diverge(error)
+    except Lost as error:
+      self.error = error  # and nothing is written: the run is another's
+
+  def _diverge(self, error: Diverged) -> None:
     message = f"{error}; last good checkpoint: {self._last_good(error.step)}"
     self.fail(Diverged(message, error.step), error.step)
 
   def fail(self, error: Exception, step: int | None = None) -> None:
     self.error = error
     if hosts.is_first():
+      try:
+        self._check()
+      except Lost as lost:
+        self.error = lost
+        return
       where = {} if step is None else {"step": step, "num_steps": self.config.train.num_steps}
       self.run.write_status(rundir.FAILED, error=str(error), **where)
 
@@ -241,7 +259,7 @@ class _Loop:
       self._write_status(done)
     for member in self.alive:
       member.checkpoints.wait()
-      member.journal.write_status(done, rundir.DONE)
+      member.attempt(member.journal.write_status, done, rundir.DONE)
 
   @property
   def alive(self) -> list[_Member]:
@@ -262,7 +280,7 @@ class _Loop:
     self._drain(keep=0)
     for member, one in zip(self.members, self.engine.split(s), strict=True):
       if member.error is None and member.saved_step != done:
-        member.save(one, done)
+        member.attempt(member.save, one, done)
 
   def _save_and_stop(self, s: state.TrainState, done: int) -> None:
     self._drain(keep=0)
@@ -270,7 +288,8 @@ class _Loop:
       self._save(s, done)
     for member in self.alive:
       member.checkpoints.wait()
-      member.journal.write_status(done, rundir.STOPPED)
+      member.attempt(member.journal.write_status, done, rundir.STOPPED)
+    for member in self.alive:
       member.error = Stopped(self.stop.signal_number, f"stopped and saved at step {done} of {self.num_steps}")
 
   def _until_due(self, done: int) -> int:
@@ -287,17 +306,15 @@ class _Loop:
       rows = self.engine.by_member({name: metrics[name] for name in ("loss", "grad_norm")})
       for i, member in enumerate(self.members):
         if member.error is None:
-          try:
-            member.journal.read(before, rows["loss"][i, :n].tolist(), rows["grad_norm"][i, :n].tolist())
-          except Diverged as error:
-            member.diverge(error)
+          losses, norms = (rows[name][i, :n].tolist() for name in ("loss", "grad_norm"))
+          member.attempt(member.journal.read, before, losses, norms)
 
   def _log_scores(self, s: state.TrainState, at: int) -> None:
     if self.alive:
       evaluate = programs.evaluator(self.configs)
       for member, scores in zip(self.members, evaluate(s), strict=True):
         if member.error is None:
-          member.journal.log_scores(at, scores)
+          member.attempt(member.journal.log_scores, at, scores)
 
   def _log_few_shot(self, s: state.TrainState, at: int) -> None:
     from lm_jax import few_shot  # its libraries take their time to import
@@ -305,8 +322,9 @@ class _Loop:
     for member, one in zip(self.members, self.engine.split(s), strict=True):
       if member.error is None:
         params = hosts.whole(one.params)
-        member.journal.log_scores(at, few_shot.evaluate_params(member.config, self.task, params))
+        scores = few_shot.evaluate_params(member.config, self.task, params)
+        member.attempt(member.journal.log_scores, at, scores)
 
   def _write_status(self, done: int) -> None:
     for member in self.alive:
-      member.journal.write_status(done)
+      member.attempt(member.journal.write_status, done)

@@ -4,32 +4,24 @@ config.json   the resolved config          status.json   state, step, loss, spee
 task.json     chance, shots, Bayes curve   records.jsonl, checkpoints/
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from lm_jax import strict
+from lm_jax import lease, strict
 from lm_jax.config import Config, cell_id, from_mapping
+from lm_jax.lease import Busy as Busy
+from lm_jax.lease import Lease
 from lm_jax.strict import ConfigError
 
-# The states of a run as status.json has them. "running" is believed only while its process holds the lock.
+# The states of a run as status.json has them. "running" is believed only while its process holds the run.
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 # What a launcher finds where another process is at work: no state of the run, and never written into it.
 BUSY = "busy"
-
-# How often and for how long a claim is tried again, since a reader may hold the lock for an instant.
-_CLAIM_TRIES, _CLAIM_AGAIN_S = 5, 0.05
-
-
-class Busy(Exception):
-  """Another process is at work on the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +36,17 @@ class RunDir:
   def checkpoints(self) -> Path:
     return self.path / "checkpoints"
 
-  @contextlib.contextmanager
-  def claim(self) -> Iterator[None]:
-    """Holds the run; raises Busy if another process does. Released by the system if this one dies."""
-    self.path.mkdir(parents=True, exist_ok=True)
-    with (self.path / "lock").open("w") as lock:
-      for _ in range(_CLAIM_TRIES):
-        if _try_lock(lock, fcntl.LOCK_EX):
-          break
-        time.sleep(_CLAIM_AGAIN_S)
-      else:
-        raise Busy(f"{self.path}: another process is at work on it")
-      yield
+  def claim(self) -> Lease:
+    """Takes the run until it is released; raises Busy if another process is at work on it."""
+    return lease.claim(self.path)
 
   def is_claimed(self) -> bool:
-    """Whether some process is at work on the run now."""
-    try:
-      lock = (self.path / "lock").open()
-    except FileNotFoundError:
-      return False
-    with lock:
-      return not _try_lock(lock, fcntl.LOCK_SH)
+    """Whether some process is at work on the run now, as far as can be told at once."""
+    return lease.is_held(self.path)
+
+  def is_done(self) -> bool:
+    status = self.status()
+    return status is not None and status["state"] == DONE
 
   def check(self, config: Config) -> None:
     """Raises ConfigError if the directory holds another run than that of `config`."""
@@ -104,14 +86,6 @@ class RunDir:
   def write_status(self, state: str, **fields: Any) -> None:
     fields |= {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
     write_json(self.path / "status.json", {"state": state, **fields})
-
-
-def _try_lock(lock: IO[str], mode: int) -> bool:
-  try:
-    fcntl.flock(lock, mode | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,9 +16,9 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "abstention", "confidence", "config", "decode_config", "devices", "environment",
-    "finetune_config", "generation_config", "lm_eval_plugin", "model_config", "parametrization", "power",
-    "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling", "schedule",
-    "scores", "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
+    "finetune_config", "generation_config", "lease", "lm_eval_plugin", "model_config", "parametrization",
+    "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling",
+    "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (

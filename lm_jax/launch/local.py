@@ -23,6 +23,8 @@ from lm_jax.launch.packing import Pack, pack
 from lm_jax.sweep import Cell
 
 _WATCH_EVERY_S = 0.25
+# How often a cell that another process trains is looked at again.
+_BUSY_AGAIN_S = 1.0
 
 
 class LocalLauncher:
@@ -107,23 +109,39 @@ class _Worker(threading.Thread):
     self._slot, self._waiting, self._directory_of = slot, waiting, directory_of
     self._looks_ahead = looks_ahead
     self._process: subprocess.Popen | None = None
-    self._stopping, self._lock = False, threading.Lock()
+    self._stopping, self._lock = threading.Event(), threading.Lock()
+    self._busy: collections.deque[Outcome] = collections.deque()
+    self._told: set[str] = set()
     self.outcomes: list[Outcome] = []
     self.start()
 
   def run(self) -> None:
-    with contextlib.suppress(IndexError):
-      while True:
-        self.outcomes += self._run_pack(self._waiting.popleft())
+    while (pack := self._next_pack()) is not None:
+      for outcome in self._run_pack(pack):
+        (self._busy if outcome[1] == rundir.BUSY else self.outcomes).append(outcome)
+    self.outcomes += self._busy
     if self._process:
       with contextlib.suppress(BrokenPipeError):
         self._process.stdin.close()
       self._process.wait()
 
+  def _next_pack(self) -> Pack | None:
+    """Returns what is to run next; what others train comes last, again and again, until done or free."""
+    with contextlib.suppress(IndexError):
+      return self._waiting.popleft()
+    if not self._busy or self._stopping.wait(_BUSY_AGAIN_S):
+      return None
+    cell, _, error = self._busy.popleft()
+    if cell.cell_id not in self._told:
+      self._told.add(cell.cell_id)
+      print(f"busy: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}; waiting for it",
+            file=sys.stderr, flush=True)  # fmt: skip
+    return (cell,)
+
   def stop(self, number: int) -> None:
     """Signals the process, and starts no other and no other pack."""
     with self._lock:
-      self._stopping = True
+      self._stopping.set()
       if self._process and self._process.poll() is None:
         self._process.send_signal(number)
 
@@ -132,7 +150,7 @@ class _Worker(threading.Thread):
       for cell in pack:
         self._directory_of(cell).mkdir(parents=True, exist_ok=True)
       with self._lock:
-        if self._stopping:
+        if self._stopping.is_set():
           return [(cell, rundir.STOPPED, None) for cell in pack]
         if self._process is None or self._process.poll() is not None:
           self._process = self._spawn()
@@ -146,7 +164,7 @@ class _Worker(threading.Thread):
     if answer:
       return [(cell, *reply) for cell, reply in zip(pack, json.loads(answer), strict=True)]
     code = self._process.wait()
-    if self._stopping:
+    if self._stopping.is_set():
       return [(cell, rundir.STOPPED, None) for cell in pack]
     error = (
       f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited {code}"

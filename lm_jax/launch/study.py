@@ -73,8 +73,7 @@ def cell_dir(workdir: Path, cell: Cell) -> Path:
 
 
 def is_done(directory: Path) -> bool:
-  status = RunDir(directory).status()
-  return status is not None and status["state"] == rundir.DONE
+  return RunDir(directory).is_done()
 
 
 def write_sweep(sweep: Sweep, workdir: Path) -> None:

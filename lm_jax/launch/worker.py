@@ -82,13 +82,13 @@ def _run(cells: list[dict], stop: threading.Event) -> list[tuple[str, str | None
 
 
 def _reply(directory: Path, error: Exception | None) -> tuple[str, str | None]:
-  from lm_jax import config, loop, rundir
+  from lm_jax import config, lease, loop, rundir
 
   if error is None:
     return rundir.DONE, None
   if isinstance(error, loop.Stopped):
     return rundir.STOPPED, None
-  if isinstance(error, rundir.Busy):
+  if isinstance(error, rundir.Busy | lease.Lost):
     return rundir.BUSY, str(error)
   if isinstance(error, loop.Diverged):
     return rundir.FAILED, str(error)
