@@ -17,18 +17,26 @@ ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = "lease.machine = lambda: NAME; lease._try_lock = lambda *_: True\n"
 
 
-def process(
-  body: str, *words: object, elsewhere: str | None = None, beat_s: float = 0.02
-) -> subprocess.Popen:
+@pytest.fixture
+def process():
   """Starts Python with `folder` (the first word) and `words`; it may be of a machine of its own."""
-  start = "import os, sys, time\nfrom pathlib import Path\nfrom lm_jax import lease\n"
-  start += f"lease.BEAT_S = {beat_s}\nfolder, words = Path(sys.argv[1]), sys.argv[2:]\n"
-  if elsewhere:
-    start += ELSEWHERE.replace("NAME", repr(elsewhere))
-  return subprocess.Popen(
-    [sys.executable, "-c", start + body, *map(str, words)], text=True, stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
-  )  # fmt: skip
+  started = []
+
+  def start(body: str, *words: object, elsewhere: str | None = None) -> subprocess.Popen:
+    head = "import os, sys, time\nfrom pathlib import Path\nfrom lm_jax import lease\n"
+    head += "lease.BEAT_S = 0.02\nfolder, words = Path(sys.argv[1]), sys.argv[2:]\n"
+    if elsewhere:
+      head += ELSEWHERE.replace("NAME", repr(elsewhere))
+    started.append(subprocess.Popen(
+      [sys.executable, "-c", head + body, *map(str, words)], text=True, stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ))  # fmt: skip
+    return started[-1]
+
+  yield start
+  for one in started:
+    with one:  # its pipes are closed
+      one.kill()
 
 
 HOLDER = """
@@ -109,7 +117,7 @@ print(entered)
 
 
 @pytest.mark.parametrize("machines", [1, 6])
-def test_of_many_that_race_one_is_inside(tmp_path, machines):
+def test_of_many_that_race_one_is_inside(process, tmp_path, machines):
   names = [f"machine {i}" if machines > 1 else None for i in range(6)]
   racers = [process(RACER, tmp_path, 3, elsewhere=name) for name in names]
   results = [racer.communicate(timeout=120) for racer in racers]
@@ -118,7 +126,7 @@ def test_of_many_that_race_one_is_inside(tmp_path, machines):
   assert len(leases(tmp_path)) == 1
 
 
-def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path):
+def test_a_killed_holder_of_this_machine_is_followed_at_once(process, tmp_path):
   holder = held(process(HOLDER, tmp_path))
   with pytest.raises(Busy):
     lease.claim(tmp_path)
@@ -130,7 +138,9 @@ def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path):
   assert time.monotonic() - started < lease.SILENCE_S / 2
 
 
-def test_a_holder_of_another_machine_is_believed_while_it_beats_and_followed_when_it_is_silent(tmp_path):
+def test_a_holder_of_another_machine_is_believed_while_it_beats_and_followed_when_it_is_silent(
+  process, tmp_path
+):
   holder = held(process(HOLDER, tmp_path, elsewhere="far away"))
   assert lease.is_held(tmp_path)
   with pytest.raises(Busy, match="is at work on it, or was: after 2 s of silence"):
@@ -143,7 +153,7 @@ def test_a_holder_of_another_machine_is_believed_while_it_beats_and_followed_whe
     own.check()
 
 
-def test_a_holder_that_slept_finds_itself_followed(tmp_path, monkeypatch):
+def test_a_holder_that_slept_finds_itself_followed(process, tmp_path, monkeypatch):
   holder = held(process(HOLDER, tmp_path, elsewhere="far away"))
   holder.send_signal(signal.SIGSTOP)
   with claimed(tmp_path, silence_s=0.5) as own:
@@ -156,7 +166,7 @@ def test_a_holder_that_slept_finds_itself_followed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_no_clock_is_believed(tmp_path, hours):
+def test_no_clock_is_believed(process, tmp_path, hours):
   body = f"real = time.time\ntime.time = lambda: real() + 3600 * {hours}\n" + HOLDER
   holder = held(process(body, tmp_path, elsewhere="wrong clock"))
   assert abs(lease.holder(tmp_path).time - time.time() - 3600 * hours) < 600
