@@ -117,8 +117,8 @@ def test_a_run_that_is_done_is_left_alone(plain):
   assert changed <= {directory, directory / "config.json"}
 
 
-def test_one_process_at_a_time(plain):
-  config, directory = plain
+def test_one_process_at_a_time(plain, tmp_path):
+  config, directory = plain[0], tmp_path
   run = rundir.RunDir(directory)
   assert not run.is_claimed()
   with run.claim():
