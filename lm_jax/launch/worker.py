@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm_jax import environment
@@ -32,7 +32,7 @@ def main() -> None:
   environment.enable_compilation_cache()
   stop = loop.stop_on_signals()
   for request in _requests(stop):
-    reply = _run(request["run"], stop)
+    reply = run(request["run"], stop)
     with contextlib.suppress(BrokenPipeError):  # the parent died
       answers.write(json.dumps(reply) + "\n")
       answers.flush()
@@ -67,7 +67,7 @@ def _prepare(cells: list[dict]) -> None:
     print(f"not compiled ahead: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def _run(cells: list[dict], stop: threading.Event) -> list[tuple[str, str | None]]:
+def run(cells: Sequence[dict], stop: threading.Event) -> list[tuple[str, str | None]]:
   """Runs a pack and returns each cell's state and what went wrong; no error of a cell ends the worker."""
   from lm_jax import config, loop
 
