@@ -1,7 +1,7 @@
 """The Ray launcher: cells go to a cluster that is running, or to one that is started on this machine.
 
-Ray schedules, by the cores and GPUs that a cell asks for; here only what it gives back is judged. A worker or a node
-that dies takes no cell with it: its pack is sent again, and goes on from its checkpoints.
+Ray schedules, by the cores and GPUs that a cell asks for; here only what it gives back is judged. A worker or
+a node that dies takes no cell with it: its pack is sent again, and goes on from its checkpoints.
 """
 
 import collections
