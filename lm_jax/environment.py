@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -20,13 +21,13 @@ def usable_cores() -> list[int]:
   return list(range(os.cpu_count() or 1))
 
 
-def pin_to_core(core: int) -> None:
-  """Confines this process to one core. Call before jax starts: its thread pools take their size from it.
+def pin_to_cores(cores: Iterable[int]) -> None:
+  """Confines this process to some cores. Call before jax starts: its thread pools take their size from them.
 
   Two pinned single-threaded processes use two cores better than one process with two threads.
   """
   if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, set(cores))
 
 
 def one_blas_thread() -> None:

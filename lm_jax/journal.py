@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from lm_jax import hosts, rundir, scaling, tasks
+from lm_jax import failures, hosts, rundir, scaling, tasks
 from lm_jax.config import Config, cell_id
 from lm_jax.records import Record, append, provenance, truncate
 from lm_jax.rundir import RunDir
@@ -24,6 +24,8 @@ _STATUS_EVERY_S = 0.5
 
 class Diverged(Exception):
   """The loss, or its gradient, is no longer a number."""
+
+  kind = failures.DIVERGED
 
   def __init__(self, message: str, step: int):
     super().__init__(message)

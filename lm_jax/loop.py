@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from lm_jax import hosts, population, programs, rundir, state, step, tasks
+from lm_jax import failures, hosts, population, programs, rundir, state, step, tasks
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.config import Config
 from lm_jax.journal import Diverged, Journal
@@ -37,6 +37,8 @@ class Stopped(Exception):
 
 class OutOfMemory(Exception):
   """The device's memory does not hold the run."""
+
+  kind = failures.OUT_OF_MEMORY
 
 
 class Stop(threading.Event):
@@ -201,7 +203,7 @@ class _Member:
         self.error = lost
         return
       where = {} if step is None else {"step": step, "num_steps": self.config.train.num_steps}
-      self.run.write_status(rundir.FAILED, error=str(error), **where)
+      self.run.write_status(rundir.FAILED, error=str(error), kind=failures.kind(error), **where)
 
   def _last_good(self, diverged: int) -> str:
     self.checkpoints.wait()

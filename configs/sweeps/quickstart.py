@@ -2,6 +2,7 @@
 
     lm-jax sweep --config=configs/sweeps/quickstart.py --workdir=runs/quickstart        1 seed
     lm-jax sweep --config=configs/sweeps/quickstart.py:seeds=3 --workdir=runs/quickstart
+    lm-jax sweep --config=configs/sweeps/quickstart.py:smoke --workdir=runs/smoke       does it run: 60 steps
 
 Rule induction: each sequence hides which of two attributes decides the label, and how. Cost: under 2
 minutes on 2 cores a seed. Expected few-shot accuracy (last four shots, chance .25; seed 0): .38 at
@@ -15,7 +16,9 @@ from lm_jax import scaling, sweep
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-  n = sweep.arguments(argument, seeds=1, steps=2000)
+  n = sweep.arguments(argument, seeds=1, steps=2000, smoke=False)
+  if n["smoke"]:
+    n["steps"] = 60
   base = {
     "task": {"name": "rule_induction"},
     "model": {"initializer": "xavier_uniform"},

@@ -34,7 +34,29 @@ Flag = tuple[Callable, str, object]  # (how it is defined, help, default)
 FLAGS: dict[str, Flag] = {
   "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
   "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
-  "workers": (flags.DEFINE_integer, "worker processes (default: one a core, or one a GPU)", None),
+  "workers": (
+    flags.DEFINE_integer, "so many train at a time (default: one a core, or one a GPU; of an engine: as it "
+    "has room)", None,
+  ),
+  "launcher": (flags.DEFINE_string, "local: this machine's cores or GPUs; ray; slurm", "local"),
+  "ray_address": (
+    flags.DEFINE_string, "HOST:PORT of a running Ray cluster, or auto, this machine's (default: starts one)", None,
+  ),
+  "slurm": (
+    flags.DEFINE_multi_string, "option of sbatch as NAME=VALUE: partition, account, qos, time, mem, gres, "
+    "constraint, ...; may be repeated", None,
+  ),
+  "cpus": (flags.DEFINE_integer, "cores of a host that each cell asks ray or slurm for", 1),
+  "gpus": (flags.DEFINE_integer, "GPUs of a host that each cell asks ray or slurm for", 0),
+  "hosts": (flags.DEFINE_integer, "hosts that train each cell together, by ray or slurm", 1),
+  "detach": (
+    flags.DEFINE_boolean, "slurm: send the jobs, wait for nothing; the same command without it waits", False,
+  ),
+  "order": (
+    flags.DEFINE_string, "small_first: the curve grows early; large_first: the whole is done soonest",
+    "small_first",
+  ),
+  "retry_failed": (flags.DEFINE_boolean, "run only the cells that failed, whatever the reason", False),
   "coordinator": (
     flags.DEFINE_string, "HOST:PORT of the first of several processes, or auto (Slurm, TPU pod, MPI)", None,
   ),

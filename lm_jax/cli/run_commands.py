@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 from lm_jax import environment
+from lm_jax.cli import launcher_flags
 from lm_jax.cli.command_flags import Command, positive
 from lm_jax.config import Config
 from lm_jax.decode_config import DecodeBench
@@ -76,20 +77,27 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import records, rundir
   from lm_jax.sweep import Sweep
 
-  positive(values, "workers")
+  launcher = launcher_flags.launcher(values)
   loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
   from lm_jax.analysis import frame, headline, prompting
   from lm_jax.analysis.report import report
-  from lm_jax.launch import local, study
+  from lm_jax.launch import study
 
   workdir = _workdir(values)
   records.git_commit()  # before anything else can change the checkout
   # As Ctrl-C does, it ends the launcher, which lets the workers save.
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-  outcomes = study.run(loaded, workdir, local.LocalLauncher(values.workers), quiet=values.quiet)
-  undone = [outcome for outcome in outcomes if outcome[1] != rundir.DONE]
+  outcomes = study.run(
+    loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, quiet=values.quiet
+  )
+  if values.detach and outcomes:
+    print(
+      f"sent {len(outcomes)} cells; lm-jax status --workdir={workdir} --watch shows them", file=sys.stderr
+    )
+    return 0
+  undone = [outcome for outcome in outcomes if outcome.state != rundir.DONE]
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
   page = report.write(workdir)
@@ -99,8 +107,9 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     print(f"\n{prompted}")
   print("\n".join(["", *report.told(page)]))
   print(f"report: {page}")
-  for cell, state, error in undone:
-    print(f"{state}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
+  for cell, state, error, kind in undone:
+    told = f"{state} ({kind})" if kind else state
+    print(f"{told}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
   return 1 if undone else 0
 
 
@@ -236,7 +245,8 @@ COMMANDS = {
   ),
   "sweep": Command(
     sweep, "train what is missing of a family, then report",
-    ("config", "workdir", "workers", "quiet"), _CONFIG + _WORKDIR, takes_config=True, resumes=True,
+    ("config", "workdir", *launcher_flags.NAMES, "retry_failed", "quiet"),
+    _CONFIG + _WORKDIR, takes_config=True, resumes=True,
   ),
   "finetune": Command(
     finetune, "classifiers from a pretrained model on k examples a class: full, LoRA, head; then report",

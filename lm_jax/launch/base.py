@@ -2,24 +2,44 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from lm_jax import strict
 from lm_jax.sweep import Cell
 
-Outcome = tuple[Cell, str, str | None]  # cell, final state or BUSY (lm_jax.rundir), what went wrong
+DirectoryOf = Callable[[Cell], Path]  # where a cell's files go
+
+
+class Outcome(NamedTuple):
+  """What became of a cell.
+
+  Attributes:
+    state: as in status.json (lm_jax.rundir), or BUSY.
+    error: what went wrong.
+    kind: of the error, see lm_jax.failures.
+  """
+
+  cell: Cell
+  state: str
+  error: str | None = None
+  kind: str | None = None
 
 
 class Launcher(Protocol):
   def __call__(
-    self, cells: Sequence[Cell], directory_of: Callable[[Cell], Path], watch: Callable[[], None]
+    self, cells: Sequence[Cell], directory_of: DirectoryOf, watch: Callable[[], None]
   ) -> list[Outcome]:
-    """Runs every cell in its directory and returns all outcomes.
+    """Runs every cell in its directory, in this order as far as there is one, and returns all outcomes.
 
     Args:
-      directory_of: where a cell's files go.
       watch: called a few times a second while cells run, to show progress.
 
     Raises:
       KeyboardInterrupt, SystemExit: asked to stop, after every running cell has saved and stopped.
     """
     ...
+
+
+def described(cell: Cell, directory_of: DirectoryOf) -> dict[str, Any]:
+  """Returns what a process must know to train a cell; it may be on another machine."""
+  return {"directory": str(Path(directory_of(cell)).resolve()), "config": strict.to_dict(cell.config)}

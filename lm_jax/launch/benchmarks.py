@@ -23,7 +23,7 @@ def one(name: str, config: Config | DecodeBench, num_steps: int, core: int | Non
     num_steps: of training.
   """
   if core is not None:
-    environment.pin_to_core(core)
+    environment.pin_to_cores([core])
   environment.enable_compilation_cache()
   if isinstance(config, DecodeBench):
     from lm_jax import decode_bench

@@ -4,27 +4,22 @@ Cells of one shape train as one population (packing.py). While a worker on a GPU
 is likely next on the cores that the GPU leaves idle.
 """
 
-import collections
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from lm_jax import environment, rundir, strict
-from lm_jax.launch.base import Outcome
+from lm_jax import environment, failures
+from lm_jax.launch.base import DirectoryOf, Outcome, described
 from lm_jax.launch.packing import Pack, pack
+from lm_jax.launch.queue import Queue
+from lm_jax.launch.worker_process import WorkerProcess, slot
 from lm_jax.sweep import Cell
 
 _WATCH_EVERY_S = 0.25
-# How often a cell that another process trains is looked at again.
-_BUSY_AGAIN_S = 1.0
 
 
 class LocalLauncher:
@@ -35,18 +30,19 @@ class LocalLauncher:
     self.num_workers = len(self._slots) if num_workers is None else num_workers
 
   def __call__(
-    self, cells: Sequence[Cell], directory_of: Callable[[Cell], Path], watch: Callable[[], None]
+    self, cells: Sequence[Cell], directory_of: DirectoryOf, watch: Callable[[], None]
   ) -> list[Outcome]:
     accelerator = "CUDA_VISIBLE_DEVICES" in self._slots[0]
-    waiting = collections.deque(pack(cells, self.num_workers, accelerator=accelerator))
-    count = min(self.num_workers, len(waiting))
+    packs = pack(cells, self.num_workers, accelerator=accelerator)
+    queue = Queue(packs, directory_of)
     workers: list[_Worker] = []
     try:
-      for i in range(count):
+      for i in range(min(self.num_workers, len(packs))):
         workers.append(
-          _Worker(self._slots[i % len(self._slots)], waiting, directory_of, looks_ahead=accelerator)
+          _Worker(self._slots[i % len(self._slots)], queue, directory_of, looks_ahead=accelerator)
         )
       while any(worker.is_alive() for worker in workers):
+        queue.look_at_busy()
         watch()
         time.sleep(_WATCH_EVERY_S)
     except BaseException:
@@ -54,7 +50,7 @@ class LocalLauncher:
       raise
     finally:
       watch()
-    return [outcome for worker in workers for outcome in worker.outcomes]
+    return queue.outcomes
 
 
 def _slots() -> list[dict[str, str]]:
@@ -62,10 +58,7 @@ def _slots() -> list[dict[str, str]]:
   gpus = _visible_gpus()
   if gpus:
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-  return [
-    {"LM_JAX_WORKER_CORE": str(core), "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
-    for core in environment.usable_cores()
-  ]
+  return [slot([core]) for core in environment.usable_cores()]
 
 
 def _visible_gpus() -> list[str]:
@@ -95,102 +88,61 @@ def _stop(workers: Sequence["_Worker"]) -> None:
 
 
 class _Worker(threading.Thread):
-  """Feeds packs to one process; starts another if it dies, and reports its cells as failed."""
+  """Feeds packs to one process, and starts another where it died."""
 
-  def __init__(
-    self,
-    slot: dict[str, str],
-    waiting: collections.deque[Pack],
-    directory_of: Callable[[Cell], Path],
-    *,
-    looks_ahead: bool,
-  ):
+  def __init__(self, slot: dict[str, str], queue: Queue, directory_of: DirectoryOf, *, looks_ahead: bool):
     super().__init__(daemon=True)
-    self._slot, self._waiting, self._directory_of = slot, waiting, directory_of
+    self._slot, self._queue, self._directory_of = slot, queue, directory_of
     self._looks_ahead = looks_ahead
-    self._process: subprocess.Popen | None = None
+    self._process: WorkerProcess | None = None
     self._stopping, self._lock = threading.Event(), threading.Lock()
-    self._busy: collections.deque[Outcome] = collections.deque()
-    self._told: set[str] = set()
-    self.outcomes: list[Outcome] = []
     self.start()
 
   def run(self) -> None:
-    while (pack := self._next_pack()) is not None:
-      for outcome in self._run_pack(pack):
-        (self._busy if outcome[1] == rundir.BUSY else self.outcomes).append(outcome)
-    self.outcomes += self._busy
+    while not (self._queue.is_settled or self._stopping.is_set()):
+      if pack := self._queue.take():
+        self._run_pack(pack)
+      else:
+        self._stopping.wait(_WATCH_EVERY_S)
     if self._process:
-      with contextlib.suppress(BrokenPipeError):
-        self._process.stdin.close()
-      self._process.wait()
-
-  def _next_pack(self) -> Pack | None:
-    """Returns what is to run next; what others train comes last, again and again, until done or free."""
-    with contextlib.suppress(IndexError):
-      return self._waiting.popleft()
-    if not self._busy or self._stopping.wait(_BUSY_AGAIN_S):
-      return None
-    cell, _, error = self._busy.popleft()
-    if cell.cell_id not in self._told:
-      self._told.add(cell.cell_id)
-      print(f"busy: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}; waiting for it",
-            file=sys.stderr, flush=True)  # fmt: skip
-    return (cell,)
+      self._process.close()
 
   def stop(self, number: int) -> None:
     """Signals the process, and starts no other and no other pack."""
     with self._lock:
       self._stopping.set()
-      if self._process and self._process.poll() is None:
-        self._process.send_signal(number)
+      if self._process:
+        self._process.stop(number)
 
-  def _run_pack(self, pack: Pack) -> list[Outcome]:
+  def _run_pack(self, pack: Pack) -> None:
     try:
+      process = self._living_process()
       for cell in pack:
         self._directory_of(cell).mkdir(parents=True, exist_ok=True)
-      with self._lock:
-        if self._stopping.is_set():
-          return [(cell, rundir.STOPPED, None) for cell in pack]
-        if self._process is None or self._process.poll() is not None:
-          self._process = self._spawn()
     except OSError as error:
-      return [(cell, rundir.FAILED, str(error)) for cell in pack]
-    self._send(run=[{"directory": str(self._directory_of(cell)), **_sent(cell)} for cell in pack])
-    if self._looks_ahead:
-      with contextlib.suppress(IndexError):
-        self._send(prepare=[_sent(cell) for cell in self._waiting[0]])
-    answer = self._process.stdout.readline()
-    if answer:
-      return [(cell, *reply) for cell, reply in zip(pack, json.loads(answer), strict=True)]
-    code = self._process.wait()
-    if self._stopping.is_set():
-      return [(cell, rundir.STOPPED, None) for cell in pack]
-    error = (
-      f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited {code}"
-    )
-    return [(cell, rundir.FAILED, self._write_failure(cell, error)) for cell in pack]
+      self._queue.failed(pack, str(error), failures.kind(error))
+      return
+    if process is None:
+      self._queue.stopped(pack)
+      return
+    process.send(run=[described(cell, self._directory_of) for cell in pack])
+    if self._looks_ahead and (following := self._queue.next()):
+      process.send(prepare=[described(cell, self._directory_of) for cell in following])
+    answer = process.answer()
+    if answer is not None:
+      self._queue.answered(pack, answer)
+    elif self._stopping.is_set():
+      self._queue.stopped(pack)
+    else:
+      self._queue.died(pack, process.ended())
 
-  def _write_failure(self, cell: Cell, error: str) -> str:
-    run = rundir.RunDir(self._directory_of(cell))
-    status = run.status()
-    if status is None or status["state"] != rundir.DONE:
-      run.write_status(rundir.FAILED, error=error)
-    return error
-
-  def _send(self, **request: Any) -> None:
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.write(json.dumps(request) + "\n")
-      self._process.stdin.flush()
-
-  def _spawn(self) -> subprocess.Popen:
-    # A session of its own: Ctrl-C reaches the launcher only, which then lets the workers save.
-    return subprocess.Popen(
-      [sys.executable, "-m", "lm_jax.launch.worker"],
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-      env=environment.HUGE_PAGES | os.environ | self._slot,
-    )  # fmt: skip
-
-
-def _sent(cell: Cell) -> dict[str, Any]:
-  return {"config": strict.to_dict(cell.config)}
+  def _living_process(self) -> WorkerProcess | None:
+    """Returns the process, another if it died; None where no more is to be started."""
+    with self._lock:
+      if self._stopping.is_set():
+        return None
+      if self._process is None or not self._process.is_alive():
+        if self._process:
+          self._process.close()
+        self._process = WorkerProcess(self._slot)
+      return self._process

@@ -18,7 +18,7 @@ _ACCELERATOR_BYTES = 8 * 2**30
 
 
 def pack(cells: Sequence[Cell], num_workers: int, *, accelerator: bool) -> list[Pack]:
-  """Returns the cells in packs that each train as one population, longest first.
+  """Returns the cells in packs that each train as one population, in the order of their first ones.
 
   Cells of one shape are shared out evenly, at least one pack a worker: no worker idles while another has
   several cells.
@@ -30,8 +30,8 @@ def pack(cells: Sequence[Cell], num_workers: int, *, accelerator: bool) -> list[
   for shape, group in by_shape.items():
     count = max(-(-len(group) // most_members(shape, accelerator=accelerator)), min(num_workers, len(group)))
     packs += [tuple(group[i::count]) for i in range(count)]
-  # The last packs to finish are then short ones.
-  return sorted(packs, key=lambda pack: -sum(scaling.train_flops(cell.config) for cell in pack))
+  at = {cell.cell_id: i for i, cell in enumerate(cells)}
+  return sorted(packs, key=lambda pack: at[pack[0].cell_id])
 
 
 def most_members(config: Config, *, accelerator: bool) -> int:

@@ -1,140 +1,226 @@
-"""The Ray launcher: cells go to a cluster that is running, or to one that is started on this machine.
+"""Ray as an engine: a cluster that is running, or one that is started on this machine for a launch.
 
-Ray schedules, by the cores and GPUs that a cell asks for; here only what it gives back is judged. A worker or
-a node that dies takes no cell with it: its pack is sent again, and goes on from its checkpoints.
+Each pack is a task; with several hosts, one task on each of as many nodes.
 """
 
-import collections
 import contextlib
 import dataclasses
+import functools
 import os
-import sys
-import time
+import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import rundir, strict
-from lm_jax.launch import elsewhere
-from lm_jax.launch.base import Outcome
-from lm_jax.launch.packing import Pack, pack
-from lm_jax.rundir import RunDir
+from lm_jax import environment, failures, rundir
+from lm_jax.launch import cores, meeting
+from lm_jax.launch.base import DirectoryOf, described
+from lm_jax.launch.engine import STOP, Back, EngineLauncher, Gone, Request
+from lm_jax.launch.packing import Pack
+from lm_jax.launch.queue import Reply
+from lm_jax.launch.worker_process import slot
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
-_WATCH_EVERY_S = 0.25
-_BUSY_AGAIN_S = 1.0
-# Losses of a worker or a node that one pack survives.
-MOST_LOSSES = 5
+_LOOK_EVERY_S = 0.5
+# Sent beyond what has room, so that a worker that is done need not wait for this process.
+_AHEAD = 2
 
 
-@dataclasses.dataclass(frozen=True)
+def launcher(address: str | None, request: Request) -> EngineLauncher:
+  """Returns the launcher of a running cluster's address ("auto": this machine's), or of one to be started."""
+  return EngineLauncher("ray", functools.partial(_Ray, address), request)
+
+
+# --- on a worker ----------------------------------------------------------------------------------
+
+
+def run(
+  cells: Sequence[dict[str, Any]], stop_file: str, cpus: int, group: meeting.Group | None
+) -> list[Reply]:
+  """Trains cells in a process of Ray's; saves and stops once the file is there, as no signal gets here."""
+  if Path(stop_file).exists():
+    return [(rundir.STOPPED, None, None)] * len(cells)
+  # A GPU says by this variable that it is this process's.
+  if not os.environ.get("CUDA_VISIBLE_DEVICES", "").strip():
+    own = cores.take(cpus)
+    os.environ.update(slot(own))
+    environment.pin_to_cores(own)
+  if group:
+    os.environ.update(group.variable())
+  meeting.join()
+  from lm_jax import loop
+  from lm_jax.launch import worker
+
+  environment.enable_compilation_cache()
+  stop, ended = loop.Stop(), threading.Event()
+
+  def look() -> None:
+    while not ended.wait(_LOOK_EVERY_S):
+      if Path(stop_file).exists():
+        stop.set()
+
+  threading.Thread(target=look, daemon=True).start()
+  try:
+    return worker.run(cells, stop)
+  finally:
+    ended.set()
+
+
+# --- on the launcher ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
 class _Sent:
   pack: Pack
-  losses: int = 0
+  tasks: list[Any]  # references; the first one answers
+  placement: Any = None
 
 
-class RayLauncher:
-  """Runs cells as Ray tasks.
-
-  Args of the constructor:
-    address: of a running cluster, "auto" for the one of this machine; None starts one here, and ends it.
-    num_workers: most cells (packs) at once; as many as the cluster has room for where it is None.
-    cpus, gpus: what each asks for.
-  """
-
-  def __init__(
-    self, address: str | None = None, num_workers: int | None = None, cpus: float = 1, gpus: float = 0
-  ):
-    self._address, self.num_workers, self._cpus, self._gpus = address, num_workers, cpus, gpus
-
-  def __call__(
-    self, cells: Sequence[Cell], directory_of: Callable[[Cell], Path], watch: Callable[[], None]
-  ) -> list[Outcome]:
-    ray = _import()
-    _connect(ray, self._address)
+class _Ray:
+  def __init__(self, address: str | None, folder: Path, directory_of: DirectoryOf, request: Request):
+    self._ray = _import()
+    self._connect(address)
+    self._address = address or "this machine"
+    self._directory_of, self._request = directory_of, request
+    self._folder = folder
+    self._sent: list[_Sent] = []
     try:
-      return self._run(ray, cells, directory_of, watch)
-    finally:
-      ray.shutdown()
-
-  def _run(
-    self, ray: Any, cells: Sequence[Cell], directory_of: Callable[[Cell], Path], watch: Callable[[], None]
-  ) -> list[Outcome]:
-    room = self._room(ray)
-    task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0)(elsewhere.run)
-    waiting = collections.deque(
-      _Sent(one) for one in pack(cells, self.num_workers or room, accelerator=self._gpus > 0)
-    )
-    stop_file = Path(directory_of(cells[0])).resolve().parents[1] / f".stop-{uuid.uuid4().hex}"
-    running: dict[Any, _Sent] = {}
-    outcomes: list[Outcome] = []
-    again = 0.0  # when busy ones may be sent again
-    busy: list[_Sent] = []
-    try:
-      while waiting or running or busy:
-        if busy and not waiting and time.monotonic() >= again:
-          waiting.extend(busy)
-          busy.clear()
-        while waiting and len(running) < (self.num_workers or len(waiting) + len(running)):
-          sent = waiting.popleft()
-          running[task.remote([_described(cell, directory_of) for cell in sent.pack], str(stop_file))] = sent
-        ready, _ = ray.wait(list(running), timeout=_WATCH_EVERY_S) if running else ([], [])
-        if not running:
-          time.sleep(_WATCH_EVERY_S)
-        for reference in ready:
-          sent = running.pop(reference)
-          for outcome in self._judged(ray, reference, sent, waiting, directory_of):
-            if outcome[1] == rundir.BUSY:
-              busy.append(_Sent((outcome[0],)))
-              again = time.monotonic() + _BUSY_AGAIN_S
-            else:
-              outcomes.append(outcome)
-        watch()
+      self._room = self._count_room()
     except BaseException:
-      _stop(ray, running, stop_file)
+      self.close()
       raise
-    finally:
-      stop_file.unlink(missing_ok=True)
-      watch()
-    return outcomes
 
-  def _room(self, ray: Any) -> int:
-    there = ray.cluster_resources()
-    for name, wanted in (("CPU", self._cpus), ("GPU", self._gpus)):
-      if wanted > there.get(name, 0):
-        raise ConfigError(
-          f"--launcher=ray: a cell asks for {wanted:g} {name}, the cluster has {there.get(name, 0):g}"
-        )
-    rooms = [there[name] // wanted for name, wanted in (("CPU", self._cpus), ("GPU", self._gpus)) if wanted]
-    return max(1, int(min(rooms, default=1)))
-
-  def _judged(
-    self, ray: Any, reference: Any, sent: _Sent, waiting: collections.deque[_Sent],
-    directory_of: Callable[[Cell], Path],
-  ) -> list[Outcome]:  # fmt: skip
-    """Returns the outcomes of a pack; none if it was lost on the way and is sent again."""
+  def _connect(self, address: str | None) -> None:
+    # Workers must find this very package, also where it is not installed.
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
-      replies = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # an error of ours: running it again would find it again
-      message = " ".join(str(error.cause or error).split())
-    except ray.exceptions.RayError as error:
-      message = " ".join(str(error).split())
-      if sent.losses < MOST_LOSSES:
-        print(f"lost and sent again: {', '.join(cell.cell_id for cell in sent.pack)}: {message[:200]}",
-              file=sys.stderr, flush=True)  # fmt: skip
-        waiting.append(dataclasses.replace(sent, losses=sent.losses + 1))
-        return []
-      message = f"its worker was lost {sent.losses + 1} times, at last: {message}"
-    else:
-      return [(cell, *reply) for cell, reply in zip(sent.pack, replies, strict=True)]
-    for cell in sent.pack:
-      run = RunDir(directory_of(cell))
-      if not run.is_done():
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.write_status(rundir.FAILED, error=message)
-    return [(cell, rundir.FAILED, message) for cell in sent.pack]
+      self._ray.init(
+        **options, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level="ERROR"
+      )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+      raise ConfigError(f"--ray_address={address}: {_one_line(error)[:300]}") from None
+
+  def _count_room(self) -> int:
+    there = self._ray.cluster_resources()
+    wanted = {"CPU": self._request.cpus, "GPU": self._request.gpus}
+    for name, count in wanted.items():
+      if count * self._request.hosts > there.get(name, 0):
+        raise ConfigError(
+          f"--{name.lower()}s={count}: of each of {self._request.hosts} hosts; the Ray cluster of "
+          f"{self._address} has {there.get(name, 0):g} in all"
+        )
+    room = min(there[name] // (count * self._request.hosts) for name, count in wanted.items() if count)
+    return max(1, int(room))
+
+  def room(self, cells: Sequence[Cell]) -> int:
+    return self._room
+
+  def wanted(self) -> int | None:
+    most = self._request.workers or self._room + _AHEAD
+    return max(0, most - len(self._sent))
+
+  def send(self, packs: Sequence[Pack]) -> None:
+    for pack in packs:
+      cells = [described(cell, self._directory_of) for cell in pack]
+      self._sent.append(
+        self._send_to_hosts(pack, cells) if self._request.hosts > 1 else self._send(pack, cells)
+      )
+
+  def _send(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
+    return _Sent(pack, [self._task().remote(cells, str(self._folder / STOP), self._request.cpus, None)])
+
+  def _send_to_hosts(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    r = self._request
+    bundle = {"CPU": r.cpus, **({"GPU": r.gpus} if r.gpus else {})}
+    # All of them at once, or none: half of a group would wait for the other half for ever.
+    placement = placement_group([bundle] * r.hosts, strategy="STRICT_SPREAD")
+    place = str(self._folder / f"meeting-{uuid.uuid4().hex}")
+    tasks = []
+    for i in range(r.hosts):
+      strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=i)
+      # A process can be of one group only.
+      task = self._task(scheduling_strategy=strategy, max_calls=1)
+      group = meeting.Group(place, i, r.hosts)
+      tasks.append(task.remote(cells, str(self._folder / STOP), r.cpus, group))
+    return _Sent(pack, tasks, placement)
+
+  def _task(self, **options: Any) -> Any:
+    r = self._request
+    return self._ray.remote(num_cpus=r.cpus, num_gpus=r.gpus, max_retries=0, **options)(run)
+
+  def back(self) -> list[Back]:
+    references = [task for sent in self._sent for task in sent.tasks]
+    try:
+      ready, _ = (
+        self._ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
+      )
+    except self._ray.exceptions.RayError as error:
+      raise self._gone(error) from None
+    if not self._ray.is_initialized():
+      raise self._gone("not connected")
+    found = []
+    for sent in list(self._sent):
+      if (back := self._judge(sent, ready)) is not None:
+        self._sent.remove(sent)
+        self._release(sent)
+        found.append(back)
+    return found
+
+  def _judge(self, sent: _Sent, ready: Sequence[Any]) -> Back | None:
+    """Returns what became of a pack; None: it runs. What one host finds is awaited of all of them."""
+    answers = []
+    for task in sent.tasks:
+      if task not in ready:
+        continue
+      try:
+        answers.append(self._ray.get(task))
+      except self._ray.exceptions.RayTaskError as error:
+        return Back(
+          sent.pack, [(rundir.FAILED, _one_line(error.cause or error), failures.CODE)] * len(sent.pack)
+        )
+      except self._ray.exceptions.RayError as error:
+        # The others of its group wait for it in vain.
+        return Back(sent.pack, death=f"its Ray worker was lost ({_one_line(error)[:200]})")
+    return Back(sent.pack, answers[0]) if len(answers) == len(sent.tasks) else None
+
+  def _release(self, sent: _Sent) -> None:
+    if len(sent.tasks) == 1:
+      return
+    from ray.util.placement_group import remove_placement_group
+
+    for task in sent.tasks:
+      with contextlib.suppress(self._ray.exceptions.RayError):
+        self._ray.cancel(task, force=True)
+    remove_placement_group(sent.placement)
+
+  def is_idle(self) -> bool:
+    return not self._sent
+
+  def stop(self) -> None:
+    (self._folder / STOP).touch()
+
+  def kill(self) -> None:
+    for sent in self._sent:
+      for task in sent.tasks:
+        with contextlib.suppress(self._ray.exceptions.RayError):
+          self._ray.cancel(task, force=True)
+
+  def close(self) -> None:
+    self._ray.shutdown()
+
+  def _gone(self, why: object) -> Gone:
+    return Gone(f"the Ray cluster of {self._address} is gone ({_one_line(why)[:200]})")
+
+
+def _one_line(error: object) -> str:
+  return " ".join(str(error).split())
 
 
 def _import() -> Any:
@@ -144,35 +230,3 @@ def _import() -> Any:
   except ImportError:
     raise ConfigError("--launcher=ray: Ray is not installed; pip install 'lm_jax[ray]'") from None
   return ray
-
-
-def _connect(ray: Any, address: str | None) -> None:
-  # Workers must find this very package, also where it is not installed.
-  root = str(Path(__file__).resolve().parents[2])
-  path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-  options = {"address": address} if address else {"include_dashboard": False}
-  try:
-    ray.init(
-      **options, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level="ERROR"
-    )
-  except (ConnectionError, RuntimeError, ValueError) as error:
-    raise ConfigError(
-      f"--launcher=ray: no cluster at {address}: {' '.join(str(error).split())[:200]}"
-    ) from None
-
-
-def _described(cell: Cell, directory_of: Callable[[Cell], Path]) -> dict[str, Any]:
-  return {"directory": str(Path(directory_of(cell)).resolve()), "config": strict.to_dict(cell.config)}
-
-
-def _stop(ray: Any, running: dict[Any, _Sent], stop_file: Path) -> None:
-  """Lets every worker save what it runs; a second Ctrl-C kills them."""
-  print("stopping: running cells save first; Ctrl-C again kills them", file=sys.stderr, flush=True)
-  try:
-    stop_file.touch()
-    if running:
-      ray.wait(list(running), num_returns=len(running))
-  except KeyboardInterrupt:
-    for reference in running:
-      with contextlib.suppress(ray.exceptions.RayError):
-        ray.cancel(reference, force=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import finetune_config, records, rundir
+from lm_jax import failures, finetune_config, records, rundir, scaling
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
@@ -25,23 +25,40 @@ _WATCH_EVERY_S = 5.0
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False) -> list[Outcome]:
-  """Runs the cells that are not done and returns their outcomes; none if nothing was missing."""
+def run(
+  sweep: Sweep, workdir: Path, launcher: Launcher, *, order: str = "small_first", retry_failed: bool = False,
+  quiet: bool = False,
+) -> list[Outcome]:  # fmt: skip
+  """Runs the cells that are not done and returns their outcomes; none if nothing was missing.
+
+  What failed and would fail again, as runs are deterministic, has its old outcome.
+
+  Args:
+    retry_failed: runs those that failed, all of them, and no others.
+  """
   workdir = Path(workdir)
   write_sweep(sweep, workdir)
   missing = [cell for cell in sweep.cells if not is_done(cell_dir(workdir, cell))]
-  if not missing:
-    return []
-  prepare_data([cell.config for cell in missing], quiet=quiet)
+  failed = [outcome for cell in missing if (outcome := _failure(workdir, cell))]
+  hopeless = [] if retry_failed else [outcome for outcome in failed if outcome.kind in failures.CERTAIN]
+  left_alone = {outcome.cell.cell_id for outcome in hopeless}
+  to_run = [o.cell for o in failed] if retry_failed else [c for c in missing if c.cell_id not in left_alone]
+  if not to_run:
+    return hopeless
+  to_run.sort(key=lambda cell: scaling.train_flops(cell.config), reverse=order == "large_first")
+  prepare_data([cell.config for cell in to_run], quiet=quiet)
   with Progress(sweep.cells, lambda cell: cell_dir(workdir, cell), quiet=quiet) as progress:
-    outcomes = launcher(missing, lambda cell: cell_dir(workdir, cell), progress.update)
-  # What was in other hands may be done by now.
-  return [
-    (cell, rundir.DONE, None)
-    if state == rundir.BUSY and is_done(cell_dir(workdir, cell))
-    else (cell, state, error)
-    for cell, state, error in outcomes
-  ]
+    outcomes = launcher(to_run, lambda cell: cell_dir(workdir, cell), progress.update)
+  return [*outcomes, *hopeless]
+
+
+def _failure(workdir: Path, cell: Cell) -> Outcome | None:
+  """Returns the outcome of a cell that failed at its last attempt."""
+  status = RunDir(cell_dir(workdir, cell)).status()
+  if not status or status["state"] != rundir.FAILED:
+    return None
+  again = "; the same again: --retry_failed" if status.get("kind") in failures.CERTAIN else ""
+  return Outcome(cell, rundir.FAILED, f"{status['error']}{again}", status.get("kind"))
 
 
 def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:

@@ -1,9 +1,9 @@
 """A worker process: reads packs of cells from stdin, a JSON line each, and answers with a JSON line each.
 
 {"run": [{"directory", "config"}, ...]} trains them as one population and is answered by a list of
-[state, error]. {"prepare": [{"config"}, ...]} compiles in the background and is not answered. One process
-runs many packs, so that imports are paid once. End of input, or SIGTERM, makes it save and stop; so does
-the death of its parent, which closes the pipe.
+[state, error, kind]. {"prepare": [{"config"}, ...]} compiles in the background and is not answered. One
+process runs many packs, so that imports are paid once. End of input, or SIGTERM, makes it save and stop; so
+does the death of its parent, which closes the pipe.
 """
 
 import contextlib
@@ -17,16 +17,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm_jax import environment
+from lm_jax.launch import meeting
+from lm_jax.launch.worker_process import Reply
 
 
 def main() -> None:
   environment.postpone_garbage_collection()
-  if core := os.environ.get("LM_JAX_WORKER_CORE"):
-    environment.pin_to_core(int(core))
+  if cores := os.environ.get("LM_JAX_WORKER_CORES"):
+    environment.pin_to_cores(map(int, cores.split(",")))
   # Nothing but answers may reach the real stdout, whether written in Python or below it.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
 
+  meeting.join()
   from lm_jax import loop
 
   environment.enable_compilation_cache()
@@ -67,8 +70,8 @@ def _prepare(cells: list[dict]) -> None:
     print(f"not compiled ahead: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def run(cells: Sequence[dict], stop: threading.Event) -> list[tuple[str, str | None]]:
-  """Runs a pack and returns each cell's state and what went wrong; no error of a cell ends the worker."""
+def run(cells: Sequence[dict], stop: threading.Event) -> list[Reply]:
+  """Runs a pack and returns what became of each cell; no error of a cell ends the worker."""
   from lm_jax import config, loop
 
   directories = [Path(cell["directory"]) for cell in cells]
@@ -81,23 +84,29 @@ def run(cells: Sequence[dict], stop: threading.Event) -> list[tuple[str, str | N
   return [_reply(directory, error) for directory, error in zip(directories, errors, strict=True)]
 
 
-def _reply(directory: Path, error: Exception | None) -> tuple[str, str | None]:
-  from lm_jax import config, lease, loop, rundir
+def _reply(directory: Path, error: Exception | None) -> Reply:
+  from lm_jax import config, failures, lease, loop, rundir
 
   if error is None:
-    return rundir.DONE, None
+    return rundir.DONE, None, None
   if isinstance(error, loop.Stopped):
-    return rundir.STOPPED, None
+    return rundir.STOPPED, None, None
   if isinstance(error, rundir.Busy | lease.Lost):
-    return rundir.BUSY, str(error)
-  if isinstance(error, loop.Diverged):
-    return rundir.FAILED, str(error)
+    return rundir.BUSY, str(error), None
+  kind = failures.kind(error)
+  if kind == failures.DIVERGED:  # the loop has written it down
+    return rundir.FAILED, str(error), kind
   message = str(error)
-  if not isinstance(error, config.ConfigError | loop.OutOfMemory):
-    (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
-    message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
-  rundir.RunDir(directory).write_status(rundir.FAILED, error=message)
-  return rundir.FAILED, message
+  group = meeting.own()
+  if group and group.rank > 0:  # the first one writes
+    return rundir.FAILED, message, kind
+  # Where the disk is full this cannot be written; the answer still gets through.
+  with contextlib.suppress(OSError):
+    if not isinstance(error, config.ConfigError | loop.OutOfMemory):
+      message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
+      (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
+    rundir.RunDir(directory).write_status(rundir.FAILED, error=message, kind=kind)
+  return rundir.FAILED, message, kind
 
 
 if __name__ == "__main__":

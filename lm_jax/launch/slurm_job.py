@@ -1,0 +1,143 @@
+"""What a job of Slurm does: it trains its packs one after another, in a process of its own.
+
+Signals come to the job and not to that process, which is told to save, so that:
+- before its time is over, or when it is preempted with warning, the job saves and is queued again (submitit);
+- SIGTERM (a preemption, a requeue, scancel) lets it save in what time there is before it is killed.
+
+FOLDER/answers/NAME.json    what became of a pack, a list as lm_jax.launch.queue reads it
+FOLDER/stop                 asks all jobs of the launch to save and end
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import DelayedSubmission
+
+from lm_jax import rundir
+from lm_jax.launch import cores, meeting
+from lm_jax.launch.worker_process import WorkerProcess, slot
+from lm_jax.rundir import RunDir
+
+_LOOK_EVERY_S = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A callable for submitit.
+
+  Attributes:
+    folder: of the launch, shared by all hosts.
+    packs: {name: described cells}, in this order.
+    cpus, hosts: see lm_jax.launch.engine.Request.
+  """
+
+  folder: str
+  packs: Mapping[str, Sequence[dict[str, Any]]]
+  cpus: int
+  hosts: int
+
+  def __call__(self) -> None:
+    _Running(self).run()
+
+  def checkpoint(self) -> DelayedSubmission:
+    """Called by submitit when it is signalled, in the middle of `run`; the job is queued again after."""
+    _Running.current.save()
+    return DelayedSubmission(self)
+
+
+class _Running:
+  """A job in the process that Slurm started."""
+
+  current: "_Running"
+
+  def __init__(self, job: Job):
+    _Running.current = self
+    self._job, self._folder = job, Path(job.folder)
+    self._worker: WorkerProcess | None = None
+    self._rank = int(os.environ.get("SLURM_PROCID", "0"))
+    self._ending = threading.Event()
+
+  def run(self) -> None:
+    signal.signal(signal.SIGTERM, self._on_sigterm)
+    threading.Thread(target=self._look_for_stop, daemon=True).start()
+    for name, cells in self._job.packs.items():
+      if self._is_answered(name):
+        continue
+      replies = self._train(cells)
+      self._answer(name, replies)
+      if any(state == rundir.STOPPED for state, *_ in replies):
+        break  # also on the other hosts, which were not signalled
+    if self._worker:
+      self._worker.close()
+
+  def save(self) -> None:
+    """Returns when what runs is saved, and its process ended."""
+    self._ending.set()
+    if self._worker:
+      self._worker.stop()
+      self._worker.ended()
+
+  def _train(self, cells: Sequence[dict[str, Any]]) -> list[Sequence]:
+    if self._job.hosts == 1 and all(RunDir(Path(cell["directory"])).is_done() for cell in cells):
+      return [(rundir.DONE, None, None)] * len(cells)
+    if self._ending.is_set():
+      return [(rundir.STOPPED, None, None)] * len(cells)
+    if self._worker is None or not self._worker.is_alive():
+      self._worker = WorkerProcess(self._environ())
+    self._worker.send(run=cells)
+    answer = self._worker.answer()
+    if answer is None:
+      how = self._worker.ended()
+      if not self._ending.is_set():
+        # Slurm sees a job that failed, and the launcher one without an answer.
+        sys.exit(f"lm-jax: {how}")
+      return [(rundir.STOPPED, None, None)] * len(cells)
+    return answer
+
+  def _environ(self) -> dict[str, str]:
+    # A GPU says by this variable that it is this job's.
+    environ = {} if os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() else slot(cores.take(self._job.cpus))
+    if self._job.hosts > 1:
+      # A job that was queued again meets anew.
+      place = (
+        self._folder / f"meeting-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', 0)}"
+      )
+      environ |= meeting.Group(str(place), self._rank, self._job.hosts).variable()
+    return environ
+
+  # --- answers ----------------------------------------------------------------------------------
+
+  def _path(self, name: str) -> Path:
+    return self._folder / "answers" / f"{name}.json"
+
+  def _is_answered(self, name: str) -> bool:
+    """Whether the pack needs no more training, of a job that was queued again."""
+    path = self._path(name)
+    return path.exists() and all(state != rundir.STOPPED for state, *_ in json.loads(path.read_text()))
+
+  def _answer(self, name: str, replies: Sequence[Sequence]) -> None:
+    if self._rank == 0:
+      rundir.write_json(self._path(name), replies)
+
+  # --- ends ---------------------------------------------------------------------------------------
+
+  def _on_sigterm(self, *_: object) -> None:
+    # Whoever sends it may kill soon. What was asked for by name ends with answers; else Slurm queues the job
+    # again, or has cancelled it, and that there is no answer tells.
+    self._ending.set()
+    if self._worker:
+      self._worker.stop()
+
+  def _look_for_stop(self) -> None:
+    while not self._ending.is_set():
+      if (self._folder / "stop").exists():
+        self._on_sigterm()
+      time.sleep(_LOOK_EVERY_S)
