@@ -40,7 +40,8 @@ FLAGS: dict[str, Flag] = {
   ),
   "launcher": (flags.DEFINE_string, "local: this machine's cores or GPUs; ray; slurm", "local"),
   "ray_address": (
-    flags.DEFINE_string, "HOST:PORT of a running Ray cluster, or auto, this machine's (default: starts one)", None,
+    flags.DEFINE_string, "HOST:PORT of a running Ray cluster, or auto: this machine's (default: starts one)",
+    None,
   ),
   "slurm": (
     flags.DEFINE_multi_string, "option of sbatch as NAME=VALUE: partition, account, qos, time, mem, gres, "

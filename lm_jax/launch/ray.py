@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
 _LOOK_EVERY_S = 0.5
+_REACH_S = 10.0
 # Sent beyond what has room, so that a worker that is done need not wait for this process.
 _AHEAD = 2
 
@@ -97,11 +99,12 @@ class _Ray:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    _check_reachable(address)
     try:
       self._ray.init(
         **options, runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level="ERROR"
       )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
       raise ConfigError(f"--ray_address={address}: {_one_line(error)[:300]}") from None
 
   def _count_room(self) -> int:
@@ -217,6 +220,18 @@ class _Ray:
 
   def _gone(self, why: object) -> Gone:
     return Gone(f"the Ray cluster of {self._address} is gone ({_one_line(why)[:200]})")
+
+
+def _check_reachable(address: str | None) -> None:
+  """Raises ConfigError where nobody listens, for which Ray itself waits very long."""
+  host, colon, port = (address or "").rpartition(":")
+  if not colon or "/" in host:  # auto, local, ray://HOST:PORT
+    return
+  try:
+    with socket.create_connection((host, int(port)), timeout=_REACH_S):
+      pass
+  except (OSError, ValueError) as error:
+    raise ConfigError(f"--ray_address={address}: nobody answers there ({error})") from None
 
 
 def _one_line(error: object) -> str:

@@ -252,7 +252,7 @@ class _Slurm:
     self._next_look = 0.0
 
   def close(self) -> None:
-    """Waits until jobs that gave their last answer are over: what they still write has its place till then."""
+    """Waits until jobs that gave their last answer are over: what they still write has its place."""
     deadline = time.monotonic() + _ENDING_S
     while not self._sent and _is_used(self._folder) and time.monotonic() < deadline:
       time.sleep(_END_AGAIN_S)

@@ -1,0 +1,148 @@
+"""Sweeps on a real Ray cluster of two nodes, of which workers, nodes and the head die."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+from processes import (
+  finish,
+  lasting_rows,
+  lm_jax,
+  merged,
+  start,
+  status,
+  sweep_tree,
+  wait_until,
+  write_config,
+)
+from ray_cluster import ray_cluster as ray_cluster
+
+from lm_jax import records, rundir
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'lm_jax[ray]'")
+
+NUM_STEPS = 1500
+TREE = sweep_tree(seeds=(0, 1), train={"num_steps": NUM_STEPS}, runtime={"checkpoint_every": 50})
+
+
+def cells(workdir: Path) -> list[Path]:
+  return sorted((workdir / "cells").iterdir()) if (workdir / "cells").is_dir() else []
+
+
+def running(workdir: Path) -> list[Path]:
+  """Returns the cells that have saved a checkpoint, are not done, and whose process lives."""
+  found = [(cell, status(cell)) for cell in cells(workdir)]
+  return [
+    cell for cell, at in found
+    if at.get("state") == rundir.RUNNING and at["step"] > 50 and processes.is_alive(at["pid"])
+  ]  # fmt: skip
+
+
+def start_sweep(folder: Path, cluster, *words: str, tree=TREE) -> subprocess.Popen:
+  file = write_config(folder / "sweep.py", tree)
+  return start("sweep", f"--config={file}", f"--workdir={folder / 'w'}", "--launcher=ray",
+               f"--ray_address={cluster.address}", *words, start_new_session=True)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, list]:
+  """Returns the records of each cell, trained on this machine by itself."""
+  folder = tmp_path_factory.mktemp("undisturbed")
+  done = lm_jax("sweep", f"--config={write_config(folder / 's.py', TREE)}", f"--workdir={folder / 'w'}")
+  assert done.returncode == 0, done.stderr
+  return {cell.name: lasting_rows(cell) for cell in cells(folder / "w")}
+
+
+def assert_as_undisturbed(workdir: Path, undisturbed: dict[str, list]) -> None:
+  assert {cell.name: lasting_rows(cell) for cell in cells(workdir)} == undisturbed
+  assert not (workdir / "launches").exists()
+
+
+def test_a_worker_and_a_node_die_and_nothing_is_lost(ray_cluster, tmp_path, undisturbed):
+  process = start_sweep(tmp_path, ray_cluster)
+  workdir = tmp_path / "w"
+  # Two at once: that is one on each node, of one CPU.
+  wait_until(lambda: len(running(workdir)) == 2, process)
+  os.kill(status(running(workdir)[0])["pid"], signal.SIGKILL)
+  wait_until(lambda: len(running(workdir)) == 2, process)
+  ray_cluster.kill(1)
+  done = finish(process)
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("its Ray worker was lost") >= 2
+  assert "Traceback" not in done.stderr
+  assert_as_undisturbed(workdir, undisturbed)
+
+
+def test_stopped_it_saves_and_goes_on_elsewhere(ray_cluster, tmp_path, undisturbed):
+  process = start_sweep(tmp_path, ray_cluster)
+  workdir = tmp_path / "w"
+  wait_until(lambda: len(running(workdir)) == 2, process)
+  process.send_signal(signal.SIGINT)
+  done = finish(process)
+  assert done.returncode == 128 + signal.SIGINT, done.stderr
+  assert "the same command goes on from here" in done.stderr
+  stopped = [cell for cell in cells(workdir) if status(cell).get("state") == rundir.STOPPED]
+  assert stopped
+  for cell in stopped:
+    step = status(cell)["step"]
+    assert (cell / "checkpoints" / str(step)).is_dir() or step == 0
+  assert not (workdir / "launches").exists()
+  # On this machine alone, with the launcher that needs no cluster.
+  done = lm_jax("sweep", f"--config={tmp_path / 'sweep.py'}", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  assert_as_undisturbed(workdir, undisturbed)
+
+
+def test_the_head_dies_and_the_same_command_goes_on(ray_cluster, tmp_path, undisturbed):
+  process = start_sweep(tmp_path, ray_cluster)
+  workdir = tmp_path / "w"
+  wait_until(lambda: len(running(workdir)) == 2, process)
+  ids = [status(cell)["pid"] for cell in running(workdir)]
+  ray_cluster.kill(0)
+  done = finish(process)
+  assert done.returncode == 1, done.stderr
+  assert "is gone" in done.stderr
+  assert "the same command goes on" in done.stderr
+  assert "Traceback" not in done.stderr
+  # Workers of the node that lives do not train on without a head.
+  wait_until(lambda: not any(map(processes.is_alive, ids)))
+  done = lm_jax("sweep", f"--config={tmp_path / 'sweep.py'}", f"--workdir={workdir}")
+  assert done.returncode == 0, done.stderr
+  assert_as_undisturbed(workdir, undisturbed)
+
+
+def test_one_cell_over_two_hosts(ray_cluster, tmp_path, undisturbed):
+  tree = merged(TREE) | {"cells": TREE["cells"][:1]}
+  process = start_sweep(tmp_path, ray_cluster, "--hosts=2", tree=tree)
+  done = finish(process)
+  assert done.returncode == 0, done.stderr
+  (cell,) = cells(tmp_path / "w")
+  rows = records.read(cell / "records.jsonl")
+  alone = {(r["step"], r["metric"], r["n_shots"], r["prompt_id"]): r["value"] for r in undisturbed[cell.name]}
+  assert len(rows) == len(alone)
+  for row in rows:
+    if row["metric"] == "loss" and row["step"] <= 200:  # later, what rounding changed has grown
+      assert row["value"] == pytest.approx(alone[row["step"], "loss", None, None], rel=1e-4)
+  assert not (tmp_path / "w" / "launches").exists()
+
+
+def test_what_cannot_be_had_is_said_at_once(tmp_path):
+  file = write_config(tmp_path / "sweep.py", TREE)
+  words = ("sweep", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--launcher=ray")
+  done = lm_jax(*words, "--ray_address=127.0.0.1:1")
+  assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+  assert "--ray_address=127.0.0.1:1: nobody answers there" in done.stderr
+  assert not cells(tmp_path / "w")
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+  from lm_jax.launch import ray as launcher
+  from lm_jax.strict import ConfigError
+
+  monkeypatch.setitem(sys.modules, "ray", None)
+  with pytest.raises(ConfigError, match=r"pip install 'lm_jax\[ray\]'"):
+    launcher._import()
