@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import finetune_config, records, rundir
+from lm_jax import finetune_config, records, rundir, trackers
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
@@ -46,6 +46,7 @@ def run(sweep: Sweep, workdir: Path, launcher: Launcher, *, quiet: bool = False)
 
 def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
   """Makes the data of text tasks once, before runs ask for it, where its progress can be seen."""
+  trackers.require_installed(dict.fromkeys(name for c in configs for name in c.runtime.trackers))
   for task in dict.fromkeys(c.task for c in configs if isinstance(c.task, Text)):
     from lm_jax.data import preparation  # its libraries take their time to import
 
