@@ -20,7 +20,7 @@ def open_tracker(config: Config, run: RunDir, first: int) -> "WandB":
 
 
 class WandB:
-  """One run. W&B takes no step twice: what an earlier attempt told, and this one repeats bit by bit, stays."""
+  """One run. W&B takes no step twice: what an earlier attempt told and this one repeats, stays."""
 
   def __init__(self, config: Config, run: RunDir):
     import wandb  # takes its time, and only those who ask for it have it
