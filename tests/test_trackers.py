@@ -89,7 +89,7 @@ def tensorboard_told(run: Path):
 
 def python(program: str, *words: object, **env: str) -> str:
   """Runs a program that trains nothing in a process of its own and returns its output."""
-  env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])} | env
+  env = os.environ | {"PYTHONPATH": str(ROOT)} | env
   run = subprocess.run(
     [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, env=env, timeout=300
   )
@@ -108,6 +108,8 @@ for path in sys.argv[1:]:
       at += 32768 - at % 32768
       continue
     _, length, kind = struct.unpack("<IHB", data[at:at + 7])
+    if at + 7 + length > len(data):  # is being written
+      break
     record += data[at + 7:at + 7 + length]
     at += 7 + length
     if kind in (1, 4):
@@ -138,12 +140,8 @@ def wandb_attempts(run: Path):
 
 
 def wandb_told(run: Path):
-  """Returns what W&B has when all attempts are sent: of a step that comes again, one."""
-  told = {}
-  for _, attempt in wandb_attempts(run):
-    for tag, curve in attempt.items():
-      told[tag] = dict(curve) | told.get(tag, {})
-  return {tag: sorted(curve.items()) for tag, curve in told.items()}
+  """Returns what the last attempt told W&B, which is all there is."""
+  return wandb_attempts(run)[-1][1]
 
 
 _READ_MLFLOW = """
@@ -330,8 +328,9 @@ def test_killed_and_started_again_it_is_one_curve(tmp_path, monkeypatch, name):
   assert finish(process).returncode == -signal.SIGKILL
   reached = last_step(run)
   assert reached < 1000, "killed too late to show anything"
-  before = TOLD[name](run)
-  assert max(step for step, _ in before["train/loss"]) >= 590
+  told = TOLD[name](run)["train/loss"]
+  # W&B, which was not told to finish, loses the end.
+  assert name == "wandb" or max(step for step, _ in told) >= 590
   done = lm_jax(*words)
   assert done.returncode == 0, done.stderr
   assert "goes on without" not in done.stderr
@@ -339,10 +338,9 @@ def test_killed_and_started_again_it_is_one_curve(tmp_path, monkeypatch, name):
   if name == "tensorboard":
     assert len(list((run / "tb").iterdir())) == 2
   if name == "wandb":
-    (first, told), (second, again) = wandb_attempts(run)
+    (first, _), (second, again) = wandb_attempts(run)
     assert first["run_id"] == second["run_id"] == configs.cell_id(rundir.from_json(run / "config.json"))
-    assert min(step for step, _ in again["train/loss"]) == 510
-    assert dict(told["train/loss"])[550] == dict(again["train/loss"])[550]
+    assert again["train/loss"][: len(told)] == told
 
 
 # --- attempts, without training -------------------------------------------------------------------
@@ -353,9 +351,8 @@ _ATTEMPTS = """
 import json, pathlib, sys
 from lm_jax import config, records, rundir
 from lm_jax.trackers import Trackers
-from processes import RUN, merged
-path, names, attempts = pathlib.Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-c = config.from_mapping(merged(RUN, runtime={"trackers": names}))
+path, tree, attempts = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+c = config.from_mapping(tree)
 fields = dict.fromkeys(records.FIELDS) | {"task": c.task.name, "split": "train", "metric": "loss"}
 assert not {"tensorboard", "wandb", "mlflow"} & set(sys.modules), "loaded before it is needed"
 for first, last, value, state in attempts:
@@ -365,14 +362,15 @@ for first, last, value, state in attempts:
     trackers.log([records.Record(**fields | {"step": step, "value": value})])
   if state:
     trackers.close(state)
-if names == "tensorboard":
+if c.runtime.trackers == ("tensorboard",):
   assert not {"tensorflow", "torch", "jax"} & set(sys.modules), "not needed"
 """
 
 
 def attempts(run: Path, name: str, *told: list, **env: str) -> None:
   run.mkdir(exist_ok=True)
-  python(_ATTEMPTS, run, name, json.dumps(told), **env)
+  tree = merged(RUN, runtime={"trackers": [name]})
+  python(_ATTEMPTS, run, json.dumps(tree), json.dumps(told), **env)
 
 
 def test_tensorboard_supersedes_what_was_told_after_the_checkpoint(tmp_path):

@@ -7,16 +7,24 @@ WANDB_MODE=offline it writes files that `wandb sync` sends later.
 import re
 from collections.abc import Mapping
 
-from lm_jax import rundir, strict
+from lm_jax import records, rundir, strict
 from lm_jax.config import Config, cell_id
 from lm_jax.rundir import RunDir
+from lm_jax.trackers.base import values_by_step
 
 # How long the end of a run waits for what is not sent yet. RUN/wandb has it still.
 _FINISH_S = 60.0
 
 
 def open_tracker(config: Config, run: RunDir, first: int) -> "WandB":
-  return WandB(config, run)
+  tracker = WandB(config, run)
+  if first:
+    # W&B loses the end of what it was told when a run is killed, and offline every attempt is a file: it is
+    # told all rows again, of which it takes those that it has not.
+    rows = [records.Record(**row) for row in records.read(run.records)]
+    for step, values in values_by_step(rows, config.task.name).items():
+      tracker.log(step, values)
+  return tracker
 
 
 class WandB:
