@@ -89,6 +89,7 @@ class RuntimeConfig:
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
   population: int | None = None  # cells of one shape that a sweep trains as one program; by device; 1: none
+  trackers: tuple[str, ...] = ("tensorboard",)  # of TRACKERS, which are told all rows besides the records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,8 @@ class Config:
   runtime: RuntimeConfig = RuntimeConfig()
 
 
+# Names for config.runtime.trackers (lm_jax/trackers).
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 # Fields that change how a run's numbers are computed, or what they are called: no part of its identity.
 NEUTRAL = ("study", "family", "parallel", "runtime")
 NEUTRAL_OF_MODEL = ("remat", "attention", "attention_block")
@@ -153,6 +156,8 @@ def _check_training(c: Config) -> None:
     rt, "config.runtime",
     ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints", "population"),
   )  # fmt: skip
+  for name in rt.trackers:
+    strict.choose(dict.fromkeys(TRACKERS), name, "config.runtime.trackers")
   allowed = isinstance(c.task, Text) and c.task.objective != "span_corruption"
   require(allowed or not ev.few_shot, "config.eval.few_shot", list(ev.few_shot),
           "empty for a task that is no language modeling of text from its beginning")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What one run writes while it trains: records, status, and its position for a checkpoint.
+"""What one run writes while it trains: records, which trackers are told too, status, and its position.
 
 Processes other than the first of a run that spans several keep the same journal and write nothing.
 """
@@ -13,11 +13,13 @@ import jax
 
 from lm_jax import failures, hosts, rundir, scaling, tasks
 from lm_jax.config import Config, cell_id
+from lm_jax.lease import Lost
 from lm_jax.records import Record, append, provenance, truncate
 from lm_jax.rundir import RunDir
 from lm_jax.schedule import AnyOf, AtSteps, EveryN
 from lm_jax.scores import Score
 from lm_jax.task_configs import objective
+from lm_jax.trackers import Trackers
 
 _STATUS_EVERY_S = 0.5
 
@@ -49,6 +51,8 @@ class Journal:
     self.loss: float | None = None
     self._wall_s, self._started = 0.0, time.monotonic()
     self._speed = _Speed(config)
+    self._trackers = Trackers(config, run)
+    self._state = rundir.RUNNING
     if self._writes:
       check()
       run.write_task(_task_facts(task))
@@ -61,12 +65,14 @@ class Journal:
     if self._writes:
       self._check()
       truncate(self.run.records, 0)
+      self._trackers.begin(0)
 
   def restore(self, position: dict[str, Any]) -> None:
     """Takes up a position; what was written after it is cut off."""
     if self._writes:
       self._check()
       truncate(self.run.records, position["records_bytes"])
+      self._trackers.begin(position["step"] + 1)
     self._unlogged, self._wall_s = position["unlogged_losses"], position["wall_s"]
 
   def position(self, step: int) -> dict[str, Any]:
@@ -103,6 +109,7 @@ class Journal:
     if self._writes:
       self._check()
       append(self.run.records, rows)
+      self._trackers.log(rows)
 
   def _record(self, at: int, split: str, **fields: Any) -> Record:
     c, count = self.config, scaling.count_params(self.config.model)
@@ -132,6 +139,16 @@ class Journal:
       to, step=done, num_steps=self.config.train.num_steps, loss=self.loss, wall_s=self._wall(),
       tokens_per_s=self._speed.tokens_per_s, eta_s=self._speed.time_left(done), error=None,
     )  # fmt: skip
+    self._state = to
+
+  def close(self) -> None:
+    """Ends what trackers are told; to be called however the run ends."""
+    state = rundir.FAILED if self._state == rundir.RUNNING else self._state
+    try:
+      self._check()
+    except Lost:
+      state = rundir.BUSY
+    self._trackers.close(state)
 
 
 class _Speed:

@@ -137,7 +137,7 @@ class _Member:
   """One run of a loop: its journal and checkpoints, or why it cannot go on."""
 
   def __init__(self, config: Config, run: RunDir, stack: contextlib.ExitStack):
-    self.config, self.run = config, run
+    self.config, self.run, self._stack = config, run, stack
     self.error: Exception | None = None
     self.is_done = False
     self._check: Callable[[], None] = lambda: None
@@ -168,6 +168,7 @@ class _Member:
 
   def begin(self, task: tasks.Task) -> None:
     self.journal = Journal(self.config, self.run, task, self._check)
+    self._stack.callback(self.journal.close)
 
   def restore(self, like: state.TrainState) -> state.TrainState:
     """Returns the state at the latest checkpoint; there must be one."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import failures, finetune_config, records, rundir, scaling
+from lm_jax import failures, finetune_config, records, rundir, scaling, trackers
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.base import Launcher, Outcome
 from lm_jax.launch.progress import Progress, status_line
@@ -63,6 +63,7 @@ def _failure(workdir: Path, cell: Cell) -> Outcome | None:
 
 def prepare_data(configs: Sequence[Config], *, quiet: bool) -> None:
   """Makes the data of text tasks once, before runs ask for it, where its progress can be seen."""
+  trackers.require_installed(dict.fromkeys(name for c in configs for name in c.runtime.trackers))
   for task in dict.fromkeys(c.task for c in configs if isinstance(c.task, Text)):
     from lm_jax.data import preparation  # its libraries take their time to import
 
