@@ -13,7 +13,7 @@ SWEEP = sweep.from_tree(sweep_tree(widths=(8, 16, 32)))
 LARGE = {
   "task": {"name": "python_stdlib", "context_length": 1024},
   "model": {"preset": "gpt2", "d_model": 1024, "num_layers": 24, "num_heads": 16},
-  "train": {"num_steps": 1000, "batch_size": 64},
+  "train": {"num_steps": 1000, "batch_size": 16},
 }
 
 
