@@ -65,11 +65,14 @@ class _Saved:
 def _read_saved(directory: Path, step: int) -> _Saved:
   with _damage_shows():
     found = json.loads((Path(directory) / str(step) / "position" / "metadata").read_bytes())
-    if not set(_FIELDS) & set(found):
-      return _Saved(found, None)
-    if found["digest"] != _digest(found["position"], found["state"]):
-      raise ValueError("the position is not the one that was saved")
-    return _Saved(found["position"], found["state"])
+    saved = _Saved(found, None)
+    if set(_FIELDS) & set(found):
+      saved = _Saved(found["position"], found["state"])
+      if found["digest"] != _digest(saved.position, saved.state):
+        raise ValueError("the position is not the one that was saved")
+    if saved.position["step"] != step:
+      raise ValueError(f"the position is of step {saved.position['step']}")
+    return saved
 
 
 def _digest(position: dict[str, Any], state: dict[str, str]) -> str:

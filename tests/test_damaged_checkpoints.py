@@ -305,9 +305,15 @@ def test_a_reader_refuses_a_damaged_checkpoint_and_names_the_other(text_run, tmp
 
 def test_a_reader_finds_parameters_that_changed(text_run, tmp_path):
   folder = copied(text_run, tmp_path / "w")
-  file = folder / "checkpoints" / "4" / "position" / "metadata"
-  file.write_bytes((folder / "checkpoints" / "2" / "position" / "metadata").read_bytes())
+  older, newer = (folder / "checkpoints" / step for step in "24")
+  shutil.rmtree(newer / "state")
+  shutil.copytree(older / "state", newer / "state")
   with pytest.raises(ConfigError, match=r"step 4 cannot be used \(damaged: params/\S+ and \d+ more changed"):
+    interop.load(folder)
+  # A whole checkpoint, under the name of another.
+  shutil.rmtree(newer)
+  shutil.copytree(older, newer)
+  with pytest.raises(ConfigError, match=r"step 4 cannot be used \(damaged: the position is of step 2\)"):
     interop.load(folder)
 
 
