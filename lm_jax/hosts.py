@@ -89,3 +89,12 @@ def any_process(flag: bool) -> bool:
   from jax.experimental import multihost_utils
 
   return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+
+
+def of_first(number: int) -> int:
+  """Returns what the first process says; all must ask."""
+  if jax.process_count() == 1:
+    return number
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))

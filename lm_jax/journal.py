@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from lm_jax import failures, hosts, rundir, scaling, tasks
+from lm_jax.checkpoint import Damaged
 from lm_jax.config import Config, cell_id
 from lm_jax.lease import Lost
 from lm_jax.records import Record, append, provenance, truncate
@@ -68,19 +69,29 @@ class Journal:
       self._trackers.begin(0)
 
   def restore(self, position: dict[str, Any]) -> None:
-    """Takes up a position; what was written after it is cut off."""
+    """Takes up a position; what was written after it is cut off.
+
+    Raises:
+      Damaged: rows that the position counts on are gone; where there are several processes, in all of them.
+    """
+    size, counted = self._size(), position["records_bytes"]
+    if hosts.any_process(self._writes and size < counted):
+      raise Damaged(f"{self.run.records.name} has {size} bytes, and it counts on {counted}")
     if self._writes:
       self._check()
-      truncate(self.run.records, position["records_bytes"])
+      truncate(self.run.records, counted)
       self._trackers.begin(position["step"] + 1)
     self._unlogged, self._wall_s = position["unlogged_losses"], position["wall_s"]
 
   def position(self, step: int) -> dict[str, Any]:
     """Returns what a checkpoint at `step` must know; a copy, since it is written in the background."""
-    size = self.run.records.stat().st_size if self.run.records.exists() else 0
     return {
-      "step": step, "records_bytes": size, "unlogged_losses": list(self._unlogged), "wall_s": self._wall(),
+      "step": step, "records_bytes": self._size(), "unlogged_losses": list(self._unlogged),
+      "wall_s": self._wall(),
     }  # fmt: skip
+
+  def _size(self) -> int:
+    return self.run.records.stat().st_size if self.run.records.exists() else 0
 
   # --- steps ----------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 A run killed at any moment and started again ends with the same bits as one never stopped: batches are
 functions of (seed, step), dispatches of any length run one compiled loop body, and a checkpoint knows
-how many bytes of the records belong to it. (On one kind of device with one number of cores: matrix
+how many bytes of the records belong to it. From a checkpoint that is damaged it falls back to the one before,
+and ends with the same bits still. (On one kind of device with one number of cores: matrix
 products split over threads round differently in the last bit. Workers of a sweep have one core each.)
 """
 
@@ -10,6 +11,7 @@ import collections
 import contextlib
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import jax
 
 from lm_jax import failures, hosts, population, programs, rundir, state, step, tasks
-from lm_jax.checkpoint import Checkpoints
+from lm_jax.checkpoint import Checkpoints, Damaged
 from lm_jax.config import Config
 from lm_jax.journal import Diverged, Journal
 from lm_jax.lease import Busy, Lost
@@ -103,15 +105,18 @@ def train_population(
     members = [_Member(c, RunDir(Path(d)), stack) for c, d in zip(configs, directories, strict=True)]
     # Members that stopped at different steps cannot share a dispatch, and go on in groups that can.
     waiting = [member for member in members if member.is_open]
-    for at in sorted({member.latest_step for member in waiting}, reverse=True):
+    while waiting:
+      at = max(member.latest_step for member in waiting)
       group = [member for member in waiting if member.latest_step == at]
       try:
-        _Loop(group, stop or Stop()).go(at, on_first_step)
+        if not _Loop(group, stop or Stop()).go(at, on_first_step):
+          continue  # some fell back to earlier checkpoints, and belong to other groups now
       except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
           raise
         for member in [member for member in group if member.error is None]:
           member.fail(OutOfMemory(_out_of_memory(group, error)))
+      waiting = [member for member in waiting if member not in group]
   return [member.error for member in members]
 
 
@@ -161,6 +166,7 @@ class _Member:
     stack.callback(self.checkpoints.close)
     self.latest_step = self.checkpoints.latest_step() or 0
     self.saved_step: int | None = None
+    self._damages: dict[int, Damaged] = {}  # by the steps of checkpoints that could not be used
 
   @property
   def is_open(self) -> bool:
@@ -170,12 +176,29 @@ class _Member:
     self.journal = Journal(self.config, self.run, task, self._check)
     self._stack.callback(self.journal.close)
 
-  def restore(self, like: state.TrainState) -> state.TrainState:
-    """Returns the state at the latest checkpoint; there must be one."""
-    s, position = self.checkpoints.restore(self.latest_step, like)
-    self.journal.restore(position)
+  def restore(self, like: state.TrainState) -> state.TrainState | None:
+    """Returns the state at the latest checkpoint; None if that cannot be used, and another is the latest."""
+    try:
+      s, position = self.checkpoints.restore(self.latest_step, like)
+      self.journal.restore(position)
+    except Damaged as damage:
+      self._damages[self.latest_step] = damage
+      self.latest_step = self.checkpoints.latest_step(before=self.latest_step) or 0
+      return None
     self.saved_step = self.latest_step
     return s
+
+  def settle(self) -> None:
+    """Tells of checkpoints that could not be used, and puts them away: now another is known to do."""
+    if self._damages and hosts.is_first():
+      self._check()
+      self.checkpoints.set_aside(self._damages)
+      unused = " and ".join(f"that of step {step} ({damage})" for step, damage in self._damages.items())
+      goes_on = (
+        f"goes on from the checkpoint of step {self.latest_step}" if self.latest_step else "starts over"
+      )
+      print(f"lm-jax: {self.run.path}: {goes_on}, and cannot use {unused}", file=sys.stderr, flush=True)
+    self._damages = {}
 
   def save(self, s: state.TrainState, done: int) -> None:
     self._check()
@@ -231,9 +254,12 @@ class _Loop:
     # Dispatched, not yet read: (steps done before, number of steps, metrics on the device).
     self.in_flight: collections.deque[tuple[int, int, step.Metrics]] = collections.deque()
 
-  def go(self, done: int, on_first_step: Callable[[], None]) -> None:
+  def go(self, done: int, on_first_step: Callable[[], None]) -> bool:
+    """Trains after `done` steps; returns whether it did, which it does not where a checkpoint is damaged."""
     first = done
     s = self._restore(done)
+    if s is None:
+      return False
     self._write_status(done)
     while self.alive:
       if done and self.saving(done):
@@ -242,7 +268,7 @@ class _Loop:
         break
       if hosts.any_process(self.stop.is_set()):
         self._save_and_stop(s, done)
-        return
+        return True
       # The first step goes alone and before any evaluation: whether it works shows at once.
       n = 1 if done == first else self._until_due(done)
       s, metrics = self.engine.run(s, done, n)
@@ -263,21 +289,28 @@ class _Loop:
     for member in self.alive:
       member.checkpoints.wait()
       member.attempt(member.journal.write_status, done, rundir.DONE)
+    return True
 
   @property
   def alive(self) -> list[_Member]:
     return [member for member in self.members if member.error is None]
 
-  def _restore(self, at: int) -> state.TrainState:
+  def _restore(self, at: int) -> state.TrainState | None:
     for member in self.members:
       member.begin(self.task)
     s = self.engine.start(self.configs)
     if at == 0:
       for member in self.members:
         member.journal.restart()
-      return s
-    like = self.engine.like(s)
-    return self.engine.join([member.restore(like) for member in self.members])
+    else:
+      like = self.engine.like(s)
+      restored = [member.restore(like) for member in self.members]
+      if any(one is None for one in restored):
+        return None
+      s = self.engine.join(restored)
+    for member in self.members:
+      member.settle()
+    return s
 
   def _save(self, s: state.TrainState, done: int) -> None:
     self._drain(keep=0)

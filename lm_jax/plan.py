@@ -1,5 +1,6 @@
 """What a run or sweep will cost, before anything trains."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from lm_jax import power, resolution, scaling
 from lm_jax.config import Config, cell_id
+from lm_jax.device_specs import Device
 from lm_jax.launch.progress import duration
 from lm_jax.sweep import Cell, Sweep
 
@@ -18,28 +20,70 @@ def plan(
   flops_per_second: float | None,
   gain: float | None = None,
   seed_sd: float | None = None,
+  device: Device | None = None,
+  mfu: float | None = None,
+  usd_per_hour: float | None = None,
 ) -> dict[str, Any]:
-  """Returns the cells with their costs, and the totals; time is a documented estimate.
+  """Returns the cells with their costs, and the totals; time is a documented estimate, missing is None.
 
   Args:
     workers: cells that run at a time, each at `flops_per_second` (default: one CPU core's).
     gain, seed_sd: see `resolution.resolution`.
+    device: what each worker has, instead of `flops_per_second`: a cell runs at its peak for the model's dtype
+      times `mfu` (default: the device's), and fits or does not fit its memory.
+    usd_per_hour: price of a worker; what it costs is for the hours in which workers train.
   """
   if isinstance(loaded, Config):
     loaded = Sweep(loaded.study, (Cell(cell_id(loaded), loaded, {}),))
-  peak = scaling.CORE_FLOPS_PER_SECOND if flops_per_second is None else flops_per_second
-  rows = [
-    cell.summary() | {
-      "memory_bytes": scaling.memory_bytes(cell.config), "seconds": scaling.seconds(cell.config, peak)
-    }
-    for cell in loaded.cells
-  ]  # fmt: skip
+  mfu = device.mfu if device and mfu is None else mfu
+  rows = []
+  for cell in loaded.cells:
+    speed = flops_per_second or scaling.CORE_FLOPS_PER_SECOND
+    if device:
+      speed = device.flops_per_second[cell.config.model.dtype] * mfu
+    rows.append(cell.summary() | _costs(cell.config, speed, device, usd_per_hour))
+  speeds = {row["flops_per_second"] for row in rows}
+  seconds = makespan([row["seconds"] for row in rows], workers)
+  device_hours = sum(row["hours"] for row in rows)
   return {
-    "study": loaded.study, "cells": rows, "workers": workers, "flops_per_second": peak,
+    "study": loaded.study, "cells": rows, "workers": workers,
+    "flops_per_second": speeds.pop() if len(speeds) == 1 else None,
     "flops_exact": sum(row["flops_exact"] for row in rows), "tokens": sum(row["tokens"] for row in rows),
-    "seconds": makespan([row["seconds"] for row in rows], workers),
+    "seconds": seconds, "hours": seconds / 3600, "device_hours": device_hours,
+    "device": device and device.name, "mfu": mfu, "device_memory_bytes": device and device.memory_bytes,
+    "usd_per_hour": usd_per_hour, "usd": None if usd_per_hour is None else device_hours * usd_per_hour,
     "resolution": resolution.resolution([cell.config for cell in loaded.cells], gain, seed_sd),
   }  # fmt: skip
+
+
+def _costs(c: Config, speed: float, device: Device | None, usd_per_hour: float | None) -> dict[str, Any]:
+  """Returns what one cell costs in time, memory and money."""
+  memory, seconds = scaling.memory_bytes(c), scaling.seconds(c, speed)
+  room = device and device.memory_bytes
+  return {
+    "memory_bytes": memory, "fits": None if room is None else memory <= room,
+    "would_fit": None if room is None or memory <= room else would_fit(c, room),
+    "flops_per_second": speed, "seconds": seconds, "hours": seconds / 3600,
+    "usd": None if usd_per_hour is None else seconds / 3600 * usd_per_hour,
+  }  # fmt: skip
+
+
+def would_fit(c: Config, room: int) -> list[str]:
+  """Returns the changes, as flags of the command line, each of which alone makes a run fit; none may."""
+  found = []
+  for splits in range(c.train.grad_accum_steps + 1, c.train.batch_size + 1):
+    train = dataclasses.replace(c.train, grad_accum_steps=splits)
+    if c.train.batch_size % splits == 0 and _fits(dataclasses.replace(c, train=train), room):
+      found.append(f"--config.train.grad_accum_steps={splits}")
+      break
+  for field, value in (("remat", "block"), ("dtype", "bfloat16")):
+    if _fits(dataclasses.replace(c, model=dataclasses.replace(c.model, **{field: value})), room):
+      found.append(f"--config.model.{field}={value}")
+  return found
+
+
+def _fits(c: Config, room: int) -> bool:
+  return scaling.memory_bytes(c) <= room
 
 
 def makespan(seconds: list[float], workers: int) -> float:
@@ -67,6 +111,8 @@ def table(result: dict[str, Any]) -> str:
     "6ND non-emb.",
     "memory",
     "time",
+    *(["hours"] if result["device"] else []),
+    *(["USD"] if result["usd_per_hour"] is not None else []),
   )
   for i, name in enumerate(columns):
     grid.add_column(name, justify="left" if i < 3 else "right", no_wrap=True)
@@ -76,18 +122,45 @@ def table(result: dict[str, Any]) -> str:
       f"{row['params_nonembedding']:,}", f"{row['tokens']:,}", f"{row['flops_exact']:.2e}",
       f"{row['flops_6nd']:.2e}", f"{row['flops_6nd_nonembedding']:.2e}",
       f"{row['memory_bytes'] / 2**20:,.0f} MiB", duration(row["seconds"]),
+      *([f"{row['hours']:,.3g}"] if result["device"] else []),
+      *([f"{row['usd']:,.2f}"] if result["usd_per_hour"] is not None else []),
     )  # fmt: skip
   out = io.StringIO()
   Console(file=out, width=200, highlight=False).print(grid)
+  speeds = sorted({row["flops_per_second"] for row in result["cells"]})
   total = (
     f"{result['study']}: {len(result['cells'])} cells, {result['tokens']:,} tokens, "
     f"{result['flops_exact']:.2e} FLOPs; about {duration(result['seconds'])} with {result['workers']} "
-    f"workers at {result['flops_per_second'] / 1e9:,.0f} GFLOP/s each, compilation not counted"
+    f"workers at {' or '.join(f'{speed / 1e9:,.0f}' for speed in speeds)} GFLOP/s each, "
+    "compilation not counted"
   )
-  parts = [*(line.rstrip() for line in out.getvalue().splitlines()), total]
+  parts = [*(line.rstrip() for line in out.getvalue().splitlines()), total, *_priced(result)]
   if result["resolution"]:
     parts += [
       "", f"What evaluation resolves (one-sided {power.ALPHA:.1%} test, power {power.POWER:.0%}):",
       *(f"  {line}" for line in resolution.text(result["resolution"]).splitlines()),
     ]  # fmt: skip
   return "\n".join(parts)
+
+
+def _priced(result: dict[str, Any]) -> list[str]:
+  """Returns what the plan says of a device and a price, a line each."""
+  lines = []
+  if result["device"]:
+    lines.append(
+      f"on {result['workers']} x {result['device']}, {result['mfu']:.0%} of the peak reached: about "
+      f"{result['hours']:,.3g} hours, {result['device_hours']:,.3g} device-hours"
+    )
+  if result["usd"] is not None:
+    lines.append(
+      f"about {result['usd']:,.2f} USD: {result['device_hours']:,.3g} hours of workers that train at "
+      f"{result['usd_per_hour']:,g} USD"
+    )
+  for row in result["cells"]:
+    if row["fits"] is False:
+      helps = " or ".join(row["would_fit"]) or "a smaller batch and config.parallel.fsdp over more devices"
+      lines.append(
+        f"{row['cell_id']} {row['label']}: does not fit, {row['memory_bytes'] / 1e9:,.1f} GB of "
+        f"{result['device_memory_bytes'] / 1e9:,.0f}; what would help: {helps}"
+      )
+  return lines

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lm_jax import __version__
-from lm_jax.strict import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +68,8 @@ def append(path: Path, rows: Iterable[Record]) -> None:
 
 
 def truncate(path: Path, num_bytes: int) -> None:
-  """Drops everything after the first `num_bytes`: rows written after the checkpoint resumed from."""
-  size = path.stat().st_size if path.exists() else 0
-  if size < num_bytes:
-    raise ConfigError(
-      f"{path} has {size} bytes, but a checkpoint counts on the first {num_bytes}; "
-      "put them back, or delete checkpoints beside it to start over"
-    )
-  if size > num_bytes:
+  """Drops everything after the first `num_bytes`, which are there: rows after the checkpoint resumed from."""
+  if path.exists() and path.stat().st_size > num_bytes:
     os.truncate(path, num_bytes)
 
 

@@ -15,15 +15,16 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "abstention", "confidence", "config", "decode_config", "devices", "environment", "failures",
-    "finetune_config", "generation_config", "lease", "lm_eval_plugin", "model_config", "parametrization",
-    "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process", "scaling",
-    "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers", "uncertainty",
+    "__init__", "abstention", "confidence", "config", "decode_config", "device_specs", "devices",
+    "environment", "failures", "finetune_config", "generation_config", "lease", "lm_eval_plugin", "model_config",
+    "parametrization", "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process",
+    "scaling", "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers",
+    "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (
-    "answer_metrics", "attention", "kernels", "kv_cache", "layers", "lora", "metrics", "model", "objectives",
-    "optimizer", "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
+    "answer_metrics", "attention", "checksum", "kernels", "kv_cache", "layers", "lora", "metrics", "model",
+    "objectives", "optimizer", "param_paths", "quantize", "sampling", "sharding", "tasks", "trees",
   ),
   3: (
     "beam_search", "checkpoint", "classifier", "continuation_text", "conversation", "feed",

@@ -79,6 +79,14 @@ FLAGS: dict[str, Flag] = {
   "flops_per_second": (
     flags.DEFINE_float, "peak of float32 matrix products of one worker, for the time estimate", None,
   ),
+  "device": (
+    flags.DEFINE_string, "what each worker has: a100-80, h100-sxm, l4, tpu-v5e, ...; for time and memory",
+    None,
+  ),
+  "mfu": (
+    flags.DEFINE_float, "share of the device's peak that products reach (default: 0.4; cpu-core: 1)", None,
+  ),
+  "usd_per_hour": (flags.DEFINE_float, "price of one worker, for the cost", None),
   "gain": (flags.DEFINE_float, "over chance, in accuracy: say how many items and seeds would show it", None),
   "seed_sd": (flags.DEFINE_float, "standard deviation over seeds to assume, for the number of seeds", None),
   "model": (

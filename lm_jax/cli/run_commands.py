@@ -48,15 +48,37 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import plan as planning
 
   positive(values, "workers")
-  for name in ("flops_per_second", "gain", "seed_sd"):
+  for name in ("flops_per_second", "mfu", "usd_per_hour", "gain", "seed_sd"):
     positive(values, name)
+  device = _device(values)
   if values.seed_sd is not None and values.gain is None:
     raise ConfigError("--seed_sd: says how many seeds show a gain, which --gain=... must name")
   loaded = _load(values.config, overrides)
-  workers = values.workers or len(environment.usable_cores())
-  result = planning.plan(loaded, workers, values.flops_per_second, values.gain, values.seed_sd)
+  # The cores of this machine say nothing of how many of another device there are.
+  workers = values.workers or (1 if device else len(environment.usable_cores()))
+  result = planning.plan(
+    loaded, workers, values.flops_per_second, values.gain, values.seed_sd, device, values.mfu,
+    values.usd_per_hour,
+  )  # fmt: skip
   print(json.dumps(result) if values.json else planning.table(result))
   return 0
+
+
+def _device(values: flags.FlagValues) -> Any:
+  """Returns the device that a plan is for, or None."""
+  from lm_jax import device_specs
+
+  if values.device is None:
+    if values.mfu is not None:
+      raise ConfigError(f"--mfu={values.mfu}: is a share of a device's peak; needs --device=...")
+    return None
+  if values.flops_per_second is not None:
+    raise ConfigError(
+      f"--device={values.device}, --flops_per_second={values.flops_per_second:g}: give one of them"
+    )
+  if values.mfu is not None and values.mfu > 1:
+    raise ConfigError(f"--mfu={values.mfu}: must be in (0, 1]")
+  return device_specs.find(values.device)
 
 
 def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
@@ -237,7 +259,8 @@ _CONFIG, _WORKDIR = ("config",), ("workdir",)
 COMMANDS = {
   "plan": Command(
     plan, "cells, parameters, FLOPs, tokens, memory, time, and what gain they can resolve; trains nothing",
-    ("config", "workers", "flops_per_second", "gain", "seed_sd", "json"), _CONFIG, takes_config=True,
+    ("config", "workers", "device", "mfu", "flops_per_second", "usd_per_hour", "gain", "seed_sd", "json"),
+    _CONFIG, takes_config=True,
   ),
   "train": Command(
     train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),

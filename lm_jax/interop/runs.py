@@ -89,9 +89,25 @@ def _trained_params(folder: Path, config: Config, name: str, step: int | None) -
       f"{name}={folder}@{step}: has no checkpoint of step {step}; must be one of "
       f"{', '.join(map(str, there))} (a run keeps the last config.runtime.keep_checkpoints)"
     )
-  params = checkpoint.read_params(checkpoints, step)
+  try:
+    params = checkpoint.read_params(checkpoints, step)
+  except checkpoint.Damaged as damage:
+    raise ConfigError(_unreadable(folder, name, step, damage)) from None
   check_fit(params, _expected(config), f"{name}={folder}: step {step} does not fit its config.json")
   return params, step
+
+
+def _unreadable(folder: Path, name: str, step: int, damage: checkpoint.Damaged) -> str:
+  """Says what can be done where a checkpoint is damaged; another is another model, and not taken unasked."""
+  there = checkpoint.saved_steps(RunDir(folder).checkpoints)
+  if step not in there:
+    return f"{name}={folder}: its checkpoint of step {step} was dropped while it was read; try again"
+  others = [f"{folder}@{other}" for other in there if other != step]
+  instead = f"give {' or '.join(others)}, or " if others else ""
+  return (
+    f"{name}={folder}: its checkpoint of step {step} cannot be used ({damage}); {instead}delete "
+    f"{RunDir(folder).path / 'status.json'} and train it again"
+  )
 
 
 def _initial_params(config: Config) -> Any:
