@@ -199,8 +199,16 @@ def test_an_error_stands_below_its_cell(tmp_path, capsys):
   study.show_status(tmp_path, watch=False, as_json=False)
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].endswith("d8 L1 seed 0: failed, step 3/60, loss 1.500, 2,000 tokens/s")
-  assert lines[1].startswith("    out of memory: out of memory (asked for 3.1GiB)")
+  assert lines[1].startswith("    out of memory (asked for 3.1GiB)")
   assert lines[2:] == ["    second", "    third", "    (1 lines more)"]
+
+
+def test_the_kind_of_an_error_is_told_once():
+  assert notes(row("a", FAILED, error="loss is nan", kind="diverged")) == ["diverged: loss is nan"]
+  assert notes(row("a", FAILED, error="Out of memory on cpu", kind="out_of_memory")) == [
+    "Out of memory on cpu"
+  ]
+  assert notes(row("a", FAILED, error="loss is nan")) == ["loss is nan"]
 
 
 @pytest.mark.parametrize("width", [72, 80, 160])
@@ -214,7 +222,7 @@ def test_the_table_fits(width):
   assert [one[:2] for one in order] == ["3d", "6a", "2c", "4e", "5f", "1b", "0a"]
   assert "59999/60000" in text and "1.2M" in text and "1 m 15 s" in text
   assert "4242" in text and "node-17" in text
-  assert "silent for 3 m 20 s" in text and "  out of memory: out of memory (asked for 3.1GiB)" in text
+  assert "silent for 3 m 20 s" in text and "  out of memory (asked for 3.1GiB)" in text
   assert "what helps: a smaller config.train.batch_size" in " ".join(text.split())
   assert "family" not in text
 

@@ -58,7 +58,8 @@ def notes(row: Row) -> list[str]:
   text = status.get("error")
   if not text:
     return []
-  kind = f"{status['kind'].replace('_', ' ')}: " if status.get("kind") else ""
+  kind = status["kind"].replace("_", " ") if status.get("kind") else ""
+  kind = "" if text.lower().startswith(kind) else f"{kind}: "
   return [_printable(line) for line in (kind + text).splitlines() if line.strip()]
 
 
