@@ -148,7 +148,7 @@ def browser() -> Iterator[Browser]:
     opened.close()
 
 
-LOOKED = "Number(document.documentElement.dataset.looks || 0)"
+LOOKED = "Number(document.documentElement?.dataset.looks || 0)"
 ROWS = """[...document.querySelectorAll("#cells tbody tr:not(.note)")].map(
   (r) => [r.dataset.id, r.dataset.state, r.querySelector(".step").textContent])"""
 POINTS = 'Number(document.getElementById("loss").dataset.points)'
@@ -232,7 +232,7 @@ NOT_SHOWN = [
   "/report/out.txt", "/report/up/secret.txt", "/report/circle", "/report/index.html%00", "/report/%00",
   "/report/%ff%fe", "/report/tables", "/report/tables/", "/report/index.html/x", "/report/" + "a" * 5000,
   "/sweep.json", "/cells/rule-d8L1-0/records.jsonl", "/../secret.txt", "//etc/passwd", "/serve.py",
-  "/..%2fserve.py", "http://elsewhere/status.json",
+  "/..%2fserve.py",
 ]  # fmt: skip
 
 
