@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ class _Cell:
 
   def __init__(self, path: Path, task: str | None):
     self._path, self._task = path, task
+    self._own = f'"task": {json.dumps(task)}, '.encode()
     self._version: tuple | None = None
     self.problem: str | None = None
     self._dropped = 0  # the number of the last point before what is kept
@@ -129,13 +131,18 @@ class _Cell:
       return len(data), latest, True
     lines = whole.splitlines(keepends=True)
     try:
-      for line in lines:
+      for line in filterfalse(self._is_one_of_many, lines):
         latest = self._take(json.loads(line), latest)
     except (ValueError, TypeError, KeyError, AttributeError):
       self.problem = f"{self._path.name} holds a line that is no record"
       return len(data), latest, True
     self._offset, self._last_line = self._offset + len(whole), lines[-1]
     return len(data), latest, len(data) < _LINE_BYTES
+
+  def _is_one_of_many(self, line: bytes) -> bool:
+    """Whether a row is of one number of shots of the run's own task: most are, and need not be parsed."""
+    # Quotes inside strings are escaped, so only keys and whole values can match.
+    return self._own in line and b'"prompt_id": null' in line and b'"n_shots": null' not in line
 
   def _take(self, row: dict[str, Any], latest: int) -> int:
     value, at = row["value"], (float(row["tokens"]), float(row["flops_exact"]))
