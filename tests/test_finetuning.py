@@ -16,7 +16,7 @@ from lm_jax import classifier, config_file, finetune, finetune_config, loop, rec
 from lm_jax.analysis import finetuning as report
 from lm_jax.finetune import Finetuning
 from lm_jax.launch import finetuning, study
-from lm_jax.launch.progress import status_line
+from lm_jax.launch.status_table import status_line
 from lm_jax.strict import ConfigError
 
 

@@ -14,7 +14,7 @@ from processes import finish, lm_jax, start, status, sweep_tree, wait_until, wri
 from lm_jax import config as configs
 from lm_jax import config_file, plan, records, rundir, scaling, sweep
 from lm_jax.launch import study
-from lm_jax.launch.progress import duration, status_line
+from lm_jax.launch.progress import duration
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import axis, chain, fixed, product, zipped
 
@@ -207,57 +207,6 @@ def test_a_new_seed_trains_the_new_cells_only(finished, tmp_path):
   # The sweep without the new seed still lists it: its results stand.
   study.write_sweep(config_file.load(write_config(tmp_path / "sweep.py", sweep_tree())), tmp_path / "w")
   assert len(study.statuses(tmp_path / "w")) == 4
-
-
-def test_status_of_a_finished_sweep(finished, capsys):
-  assert study.show_status(finished[0] / "w", watch=True, as_json=False) == 0
-  out, err = capsys.readouterr()
-  assert len(out.splitlines()) == 2
-  assert all(": done, step 60/60, loss " in line for line in out.splitlines())
-  assert err == "2/2 cells done\n"
-  study.show_status(finished[0] / "w", watch=False, as_json=True)
-  shown = json.loads(capsys.readouterr().out)
-  assert [cell["status"]["state"] for cell in shown["cells"]] == ["done", "done"]
-
-
-def test_status_of_what_has_not_started_runs_or_died(tmp_path, capsys):
-  loaded = sweep.from_tree(sweep_tree(widths=(8, 16, 32)))
-  study.write_sweep(loaded, tmp_path)
-  running, died = (rundir.RunDir(study.cell_dir(tmp_path, cell)) for cell in loaded.cells[1:])
-  for run in (running, died):
-    with run.claim():
-      run.write_status(
-        rundir.RUNNING, step=3, num_steps=60, loss=1.5, tokens_per_s=2e3, eta_s=75.0, error=None
-      )
-  with running.claim():
-    cells = study.statuses(tmp_path)
-    study.show_status(tmp_path, watch=False, as_json=False)
-  states = [cell["status"] and cell["status"]["state"] for cell in cells]
-  assert states == [None, rundir.RUNNING, rundir.STOPPED]
-  lines = capsys.readouterr().out.splitlines()
-  assert lines[0].endswith("d8 L1 seed 0: waiting")
-  assert lines[1].endswith(": running, step 3/60, loss 1.500, 2,000 tokens/s, 1 m 15 s left")
-  assert lines[2].endswith(": stopped, step 3/60, loss 1.500, 2,000 tokens/s")
-  # Looking left nothing behind, and did not take the place of a process that wants to start.
-  assert not study.cell_dir(tmp_path, loaded.cells[0]).exists()
-  with died.claim():
-    pass
-
-
-def test_status_of_a_single_run(finished, capsys):
-  cell = cell_dirs(finished[0] / "w")[0]
-  study.show_status(cell, watch=False, as_json=False)
-  assert ": done, step 60/60" in capsys.readouterr().out
-
-
-def test_a_status_line_says_what_went_wrong():
-  cell = {
-    "cell_id": "abc",
-    "label": "d8 L1",
-    "seed": 0,
-    "status": {"state": "failed", "error": "loss is nan"},
-  }
-  assert status_line(cell) == "abc d8 L1 seed 0: failed, loss is nan"
 
 
 # --- a sweep that is stopped ----------------------------------------------------------------------

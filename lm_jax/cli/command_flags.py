@@ -66,6 +66,10 @@ FLAGS: dict[str, Flag] = {
   "json": (flags.DEFINE_boolean, "print one JSON object on stdout and nothing else", False),
   "quiet": (flags.DEFINE_boolean, "no progress", False),
   "watch": (flags.DEFINE_boolean, "keep showing until all is done", False),
+  "host": (
+    flags.DEFINE_string, "address to listen on; others than 127.0.0.1 let other machines read", "127.0.0.1",
+  ),
+  "port": (flags.DEFINE_integer, "port to listen on; 0: any (default: 8651, or the next that is free)", None),
   "output": (
     flags.DEFINE_string, "file to append the results to, a JSON line each (report: folder of the page)", None,
   ),

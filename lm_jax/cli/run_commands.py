@@ -141,6 +141,14 @@ def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   return study.show_status(existing(values), watch=values.watch, as_json=values.json)
 
 
+def serve(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax.launch import serve as serving
+
+  if values.port is not None and not 0 <= values.port < 2**16:
+    raise ConfigError(f"--port={values.port}: must be in [0, 65535]")
+  return serving.serve(existing(values), values.host, values.port)
+
+
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax import finetune_config
   from lm_jax.analysis import few_shot_frame, finetuning
@@ -280,6 +288,10 @@ COMMANDS = {
     ("workdir", "text", "json"), _WORKDIR,
   ),
   "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
+  "serve": Command(
+    serve, "a live page of a run or sweep, for a browser on this machine", ("workdir", "host", "port"),
+    _WORKDIR,
+  ),
   "report": Command(
     report, "figures, tables and the interactive page; of several --workdir, and --overlay, one page",
     ("workdir", "overlay", "output"), _WORKDIR, many_workdirs=True,

@@ -4,24 +4,31 @@ WORKDIR/sweep.json      the cells and the versions that made them
 WORKDIR/cells/<id>/     one run each
 """
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lm_jax import failures, finetune_config, records, rundir, scaling, trackers
-from lm_jax.config import Config, cell_id
+from rich.console import Console
+
+from lm_jax import failures, records, rundir, scaling, trackers
+from lm_jax.config import Config
 from lm_jax.launch.base import Launcher, Outcome
-from lm_jax.launch.progress import Progress, status_line
+from lm_jax.launch.progress import Lines, Progress, live, print_row
+from lm_jax.launch.status_table import StatusTable, summary
+from lm_jax.launch.statuses import WAITING, Row, Watcher, state, totals
+from lm_jax.launch.statuses import statuses as statuses
 from lm_jax.rundir import RunDir
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell, Sweep
 from lm_jax.text_config import Text
 
-_WATCH_EVERY_S = 5.0
+# How often a watched workdir is looked at, and after how long without a cell that runs or waits it is left.
+_LOOK_EVERY_S, _SETTLED_S = 2.0, 20.0
 _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -118,47 +125,46 @@ def versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
 
 
-def statuses(workdir: Path) -> list[dict[str, Any]]:
-  """Returns every cell of a sweep, or a single run, with its status: its summary, and "status" (or None)."""
-  if (workdir / "sweep.json").is_file():
-    listed = json.loads((workdir / "sweep.json").read_text())["cells"]
-    return [cell | {"status": _status(workdir / "cells" / cell["cell_id"])} for cell in listed]
-  if (workdir / "config.json").is_file():
-    if finetune_config.is_finetuning(workdir):
-      return _finetuning_statuses(workdir)
-    config = rundir.from_json(workdir / "config.json")
-    return [Cell(cell_id(config), config, {}).summary() | {"status": _status(workdir)}]
-  raise ConfigError(f"--workdir={workdir}: holds neither a sweep nor a run")
-
-
-def _finetuning_statuses(workdir: Path) -> list[dict[str, Any]]:
-  """Returns the pretraining, where it is of this workdir, and all of the fine-tuning as one row."""
-  pretraining = workdir / "pretraining"
-  own = {"cell_id": "fine-tuning", "label": "(method, k) groups", "seed": "all", "status": _status(workdir)}
-  return [*(statuses(pretraining) if pretraining.is_dir() else []), own]
-
-
-def _status(directory: Path) -> dict[str, Any] | None:
-  run = RunDir(directory)
-  status = run.status()
-  if status and status["state"] == rundir.RUNNING and not run.is_claimed():
-    # Its process ended since, with or without a word.
-    status = run.status()
-    if status["state"] == rundir.RUNNING:
-      status |= {"state": rundir.STOPPED}
-  return status
-
-
 def show_status(workdir: Path, *, watch: bool, as_json: bool) -> int:
-  """Prints how far every cell is; with `watch`, again and again until all are done."""
-  while True:
-    cells = statuses(workdir)
-    if as_json:
-      print(json.dumps({"cells": cells}))
-    else:
-      print("\n".join(status_line(cell) for cell in cells))
-    waiting = [c for c in cells if c["status"] is None or c["status"]["state"] != rundir.DONE]
-    print(f"{len(cells) - len(waiting)}/{len(cells)} cells done", file=sys.stderr)
-    if not watch or not waiting:
-      return 0
-    time.sleep(_WATCH_EVERY_S)
+  """Prints how far every cell is; with `watch`, again and again until nothing is left that can change."""
+  if not watch:
+    watcher = Watcher(workdir)
+    _print_statuses(watcher, watcher.read(), as_json=as_json)
+    return 0
+  return _watch(Watcher(workdir), as_json=as_json)
+
+
+def _print_statuses(watcher: Watcher, rows: Sequence[Row], *, as_json: bool) -> None:
+  if as_json:
+    whole = dataclasses.asdict(totals(rows))
+    print(json.dumps({"study": watcher.study, "totals": whole, "cells": rows}), flush=True)
+    return
+  for row in rows:
+    print_row(row, sys.stdout)
+  sys.stdout.flush()
+  print(summary(rows), file=sys.stderr)
+
+
+def _watch(watcher: Watcher, *, as_json: bool) -> int:
+  table = live(Console(), is_wanted=not as_json)
+  lines = Lines("stdout")
+  last_open = time.monotonic()
+  with table or contextlib.nullcontext():
+    while True:
+      rows = watcher.read()
+      if as_json:
+        _print_statuses(watcher, rows, as_json=True)
+      elif table:
+        table.update(StatusTable(watcher.study, rows), refresh=True)
+      else:
+        lines.show(rows)
+      found = {state(row) for row in rows}
+      if found & {rundir.RUNNING, WAITING}:
+        last_open = time.monotonic()
+      # A launcher may start again what just failed or was lost, and needs a moment for it.
+      if found <= {rundir.DONE} or time.monotonic() - last_open > _SETTLED_S:
+        break
+      time.sleep(_LOOK_EVERY_S)
+  if not as_json and not table:
+    print(summary(rows), file=sys.stderr)
+  return 0
