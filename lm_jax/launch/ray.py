@@ -109,15 +109,14 @@ class _Ray:
 
   def _count_room(self) -> int:
     there = self._ray.cluster_resources()
-    wanted = {"CPU": self._request.cpus, "GPU": self._request.gpus}
-    for name, count in wanted.items():
-      if count * self._request.hosts > there.get(name, 0):
-        raise ConfigError(
-          f"--{name.lower()}s={count}: of each of {self._request.hosts} hosts; the Ray cluster of "
-          f"{self._address} has {there.get(name, 0):g} in all"
-        )
-    room = min(there[name] // (count * self._request.hosts) for name, count in wanted.items() if count)
-    return max(1, int(room))
+    r = self._request
+    wanted = {"CPU": r.cpus * r.hosts, "GPU": r.gpus * r.hosts}
+    if any(count > there.get(name, 0) for name, count in wanted.items()):
+      # Nodes may come, of a cluster that grows by what is asked of it.
+      asked = " and ".join(f"{count} {name}" for name, count in wanted.items() if count)
+      has = ", ".join(f"{there.get(name, 0):g} {name}" for name in wanted)
+      print(f"ray: a cell asks for {asked}, {self._address} has {has}; waiting for more", file=sys.stderr)
+    return max(1, int(min(there.get(name, 0) // count for name, count in wanted.items() if count)))
 
   def room(self, cells: Sequence[Cell]) -> int:
     return self._room
