@@ -1,11 +1,13 @@
-"""Populations: cells of one shape, which differ only in data, trained as one program.
+"""Populations: cells of one shape, which differ only in data, and so share their programs.
 
-Seeds, learning rate, weight decay and warmup are part of the state, so R runs are one program over a
-state with a leading axis. That axis is spread over devices by jax.pmap, and within a device vmapped on an
-accelerator, whose units a small model leaves idle, or mapped one after another on a CPU, where a vmapped
-step is slower than R steps (batched products of small matrices).
+Seeds, learning rate, weight decay and warmup are part of the state. On accelerators R runs are one program
+over a state with a leading axis, spread over devices by jax.pmap and within a device vmapped: its units are
+idle with one small model. On a CPU a vmapped step is slower than R steps (batched products of small
+matrices): there the program of one run is dispatched for each in turn, and whichever runs train together,
+each has the bits that it has alone.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,16 +18,60 @@ from lm_jax import config as configs
 from lm_jax import hosts, state, step, strict
 from lm_jax.config import Config
 from lm_jax.feed import Feed
+from lm_jax.parallel import Solo
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 from lm_jax.tasks.base import Batch, Task
+
+
+class InTurn:
+  """The engine (parallel.Engine) of R runs on one device, by the programs of one; their state is a list."""
+
+  def __init__(self, solo: Solo, num_members: int):
+    # They share programs, and each has its own feed.
+    self._solos = [copy.copy(solo) for _ in range(num_members)]
+    self.num_members = num_members
+
+  def start(self, configs: Sequence[Config]) -> list[TrainState]:
+    return [solo.start([config]) for solo, config in zip(self._solos, configs, strict=True)]
+
+  def run(self, s: list[TrainState], first: int, num_steps: int) -> tuple[list[TrainState], step.Metrics]:
+    runs = [solo.run(one, first, num_steps) for solo, one in zip(self._solos, s, strict=True)]
+    return [after for after, _ in runs], _listed([metrics for _, metrics in runs])
+
+  def compile(self, configs: Sequence[Config]) -> jax.stages.Compiled:
+    return self._solos[0].compile(configs[:1])
+
+  def program(self, function: Callable) -> Callable:
+    one = self._solos[0].program(function)
+    return lambda s, *shared: _listed([one(member, *shared) for member in s])
+
+  def by_member(self, tree: Any) -> Any:
+    return jax.tree.map(np.stack, tree, is_leaf=lambda x: isinstance(x, list))
+
+  def put_batches(self, batches: Batch) -> Batch:
+    return self._solos[0].put_batches(batches)
+
+  def split(self, s: list[TrainState]) -> list[TrainState]:
+    return s
+
+  def like(self, s: list[TrainState]) -> TrainState:
+    return s[0]
+
+  def join(self, members: Sequence[TrainState]) -> list[TrainState]:
+    return list(members)
+
+
+def _listed(by_member: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+  """Returns {name: what each member has}: nothing is computed that a device would have to wait for."""
+  return {name: [one[name] for one in by_member] for name in by_member[0]}
 
 
 class Population:
   """The engine (parallel.Engine) of R runs; their axis is [devices, R / devices] where there are several."""
 
   def __init__(self, members: Sequence[Config], task: Task, *, side_by_side: bool | None = None):
-    """Makes the programs; `side_by_side` decides what else the device does, see above."""
+    """Makes the programs; unless `side_by_side`, as on a CPU, a device maps its members one after another."""
     check_members(members)
     config = members[0]
     if config.parallel.kind == "mesh" or jax.process_count() > 1:

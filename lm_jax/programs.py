@@ -5,11 +5,11 @@ import threading
 from collections.abc import Sequence
 
 from lm_jax import config as configs
-from lm_jax import parallel, tasks
+from lm_jax import hosts, parallel, tasks
 from lm_jax.config import Config
 from lm_jax.evaluate import Evaluator
 from lm_jax.parallel import Engine
-from lm_jax.population import Population
+from lm_jax.population import InTurn, Population
 
 _one_at_a_time = threading.Lock()
 
@@ -32,12 +32,17 @@ def prepare(members: Sequence[Config]) -> None:
   engine.compile(members)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _of_shape(shape: Config, count: int) -> tuple[tasks.Task, Engine]:
+  if count == 1:
+    task = tasks.make_task(shape.task)
+    return task, parallel.Solo(shape, task, parallel.make_layout(shape))
+  devices = hosts.all_devices(shape.parallel.num_devices)
+  if devices[0].platform == "cpu" and (len(devices) == 1 or shape.parallel.kind == "single"):
+    task, solo = _of_shape(shape, 1)
+    return task, InTurn(solo, count)
   task = tasks.make_task(shape.task)
-  if count > 1:
-    return task, Population([shape] * count, task)
-  return task, parallel.Solo(shape, task, parallel.make_layout(shape))
+  return task, Population([shape] * count, task)
 
 
 @functools.lru_cache(maxsize=2)

@@ -30,6 +30,7 @@ class RayCluster:
                               f"--temp-dir={self._folder}")]  # fmt: skip
     self._wait()
     self.nodes += [self._start(f"--address={self.address}") for _ in range(nodes - 1)]
+    self._wait_for(nodes)
 
   def _start(self, *words: str) -> subprocess.Popen:
     options = ("--num-cpus=1", "--num-gpus=0", "--node-ip-address=127.0.0.1", "--disable-usage-stats")
@@ -48,6 +49,13 @@ class RayCluster:
           return
       time.sleep(0.1)
     raise TimeoutError("the Ray head did not start")
+
+  def _wait_for(self, nodes: int) -> None:
+    program = (
+      f"import ray, time; ray.init(address={self.address!r}, logging_level='ERROR')\n"
+      f"while ray.cluster_resources().get('CPU') != {nodes}: time.sleep(0.1)"
+    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | self.environ, timeout=60, check=True)
 
   def kill(self, node: int) -> None:
     """Kills all processes of a node."""

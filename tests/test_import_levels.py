@@ -16,7 +16,8 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "abstention", "confidence", "config", "decode_config", "device_specs", "devices",
-    "environment", "failures", "finetune_config", "generation_config", "lease", "lm_eval_plugin", "model_config",
+    "environment", "failures", "finetune_config", "generation_config", "lease", "lm_eval_plugin",
+    "model_config",
     "parametrization", "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process",
     "scaling", "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers",
     "uncertainty",

@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import os
 import socket
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from lm_jax.sweep import Cell
 
 _LOOK_EVERY_S = 0.5
 _REACH_S = 10.0
+# How long the head may be away: it may come back, where its state is kept elsewhere. Ray waits for 60 s.
+_HEAD_S, _HEAD_EVERY_S = 30.0, 2.0
 # Sent beyond what has room, so that a worker that is done need not wait for this process.
 _AHEAD = 2
 
@@ -88,6 +92,8 @@ class _Ray:
     self._directory_of, self._request = directory_of, request
     self._folder = folder
     self._sent: list[_Sent] = []
+    self._head = self._ray.get_runtime_context().gcs_address
+    self._next_look, self._head_seen = 0.0, time.monotonic()
     try:
       self._room = self._count_room()
     except BaseException:
@@ -158,15 +164,9 @@ class _Ray:
     return self._ray.remote(num_cpus=r.cpus, num_gpus=r.gpus, max_retries=0, **options)(run)
 
   def back(self) -> list[Back]:
+    self._require_head()
     references = [task for sent in self._sent for task in sent.tasks]
-    try:
-      ready, _ = (
-        self._ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
-      )
-    except self._ray.exceptions.RayError as error:
-      raise self._gone(error) from None
-    if not self._ray.is_initialized():
-      raise self._gone("not connected")
+    ready = self._ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
     found = []
     for sent in list(self._sent):
       if (back := self._judge(sent, ready)) is not None:
@@ -217,20 +217,35 @@ class _Ray:
   def close(self) -> None:
     self._ray.shutdown()
 
-  def _gone(self, why: object) -> Gone:
-    return Gone(f"the Ray cluster of {self._address} is gone ({_one_line(why)[:200]})")
+  def _require_head(self) -> None:
+    """Raises Gone once the head has not been there for a while; Ray itself would end this process then."""
+    now = time.monotonic()
+    if now < self._next_look:
+      return
+    self._next_look = now + _HEAD_EVERY_S
+    if _reachability(self._head) is None:
+      self._head_seen = time.monotonic()
+    elif now - self._head_seen > _HEAD_S:
+      raise Gone(f"the head of the Ray cluster of {self._address} is gone, since {_HEAD_S:.0f} s")
 
 
 def _check_reachable(address: str | None) -> None:
   """Raises ConfigError where nobody listens, for which Ray itself waits very long."""
-  host, colon, port = (address or "").rpartition(":")
+  host, colon, _ = (address or "").rpartition(":")
   if not colon or "/" in host:  # auto, local, ray://HOST:PORT
     return
+  if why := _reachability(address):
+    raise ConfigError(f"--ray_address={address}: nobody answers there ({why})")
+
+
+def _reachability(address: str) -> str | None:
+  """Returns why nobody can be reached at HOST:PORT, None where somebody can."""
+  host, _, port = address.rpartition(":")
   try:
     with socket.create_connection((host, int(port)), timeout=_REACH_S):
-      pass
+      return None
   except (OSError, ValueError) as error:
-    raise ConfigError(f"--ray_address={address}: nobody answers there ({error})") from None
+    return str(error)
 
 
 def _one_line(error: object) -> str:
