@@ -14,7 +14,7 @@ import pytest
 from processes import ROOT, RUN, StopAfter, lasting_rows, lm_jax, merged, status, write_config
 
 from lm_jax import config as configs
-from lm_jax import loop, population, programs, records, rundir, scaling, strict, sweep, tasks
+from lm_jax import loop, population, programs, records, rundir, strict, sweep, tasks
 from lm_jax.checkpoint import Checkpoints
 from lm_jax.launch import packing
 from lm_jax.strict import ConfigError
@@ -213,7 +213,7 @@ def test_a_worker_compiles_the_next_pack_while_it_trains_one(tmp_path):
     replies = [json.loads(worker.stdout.readline()) for _ in range(2)]
     worker.stdin.close()
     assert "not compiled ahead: ConfigError: config.seed=-1" in worker.stderr.read()
-  assert replies == [[["done", None], ["done", None]], [["done", None]]]
+  assert replies == [[["done", None, None]] * 2, [["done", None, None]]]
 
 
 # --- ahead of time, and too much ------------------------------------------------------------------

@@ -29,7 +29,7 @@ from lm_jax.sweep import Cell
 _LOOK_EVERY_S = 0.5
 _REACH_S = 10.0
 # How long the head may be away: it may come back, where its state is kept elsewhere. Ray waits for 60 s.
-_HEAD_S, _HEAD_EVERY_S = 30.0, 2.0
+_HEAD_S, _HEAD_EVERY_S = 30.0, 0.5
 # Sent beyond what has room, so that a worker that is done need not wait for this process.
 _AHEAD = 2
 
@@ -93,7 +93,7 @@ class _Ray:
     self._folder = folder
     self._sent: list[_Sent] = []
     self._head = self._ray.get_runtime_context().gcs_address
-    self._next_look, self._head_seen = 0.0, time.monotonic()
+    self._is_head_there, self._head_seen, self._next_look = True, time.monotonic(), 0.0
     try:
       self._room = self._count_room()
     except BaseException:
@@ -128,6 +128,8 @@ class _Ray:
     return self._room
 
   def wanted(self) -> int | None:
+    if not self._has_head():  # sending would wait for it
+      return 0
     most = self._request.workers or self._room + _AHEAD
     return max(0, most - len(self._sent))
 
@@ -164,7 +166,7 @@ class _Ray:
     return self._ray.remote(num_cpus=r.cpus, num_gpus=r.gpus, max_retries=0, **options)(run)
 
   def back(self) -> list[Back]:
-    self._require_head()
+    self._has_head()
     references = [task for sent in self._sent for task in sent.tasks]
     ready = self._ray.wait(references, num_returns=len(references), timeout=0)[0] if references else []
     found = []
@@ -217,16 +219,17 @@ class _Ray:
   def close(self) -> None:
     self._ray.shutdown()
 
-  def _require_head(self) -> None:
+  def _has_head(self) -> bool:
     """Raises Gone once the head has not been there for a while; Ray itself would end this process then."""
     now = time.monotonic()
-    if now < self._next_look:
-      return
-    self._next_look = now + _HEAD_EVERY_S
-    if _reachability(self._head) is None:
-      self._head_seen = time.monotonic()
-    elif now - self._head_seen > _HEAD_S:
-      raise Gone(f"the head of the Ray cluster of {self._address} is gone, since {_HEAD_S:.0f} s")
+    if now >= self._next_look:
+      self._next_look = now + _HEAD_EVERY_S
+      self._is_head_there = _reachability(self._head) is None
+      if self._is_head_there:
+        self._head_seen = now
+      elif now - self._head_seen > _HEAD_S:
+        raise Gone(f"the head of the Ray cluster of {self._address} is gone, for {_HEAD_S:.0f} s by now")
+    return self._is_head_there
 
 
 def _check_reachable(address: str | None) -> None:
