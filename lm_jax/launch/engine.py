@@ -121,8 +121,11 @@ class EngineLauncher:
           time.sleep(_POLL_S)
       except Gone as error:
         _give_up(queue, cells, str(error))
-      except BaseException:
+      except (KeyboardInterrupt, SystemExit):
         _stop(engine, watch)
+        raise
+      except BaseException:
+        engine.kill()
         raise
       finally:
         watch()

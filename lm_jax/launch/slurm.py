@@ -7,6 +7,7 @@ is over; what has no job any more and no answer was lost, and is sent again.
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import json
 import math
@@ -134,7 +135,8 @@ class _Slurm:
       for share in shares
     ]
     try:
-      sent = self._executor(count).submit_array(jobs)
+      with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch says
+        sent = self._executor(count).submit_array(jobs)
     except self._submitit.core.utils.FailedJobError as error:
       raise ConfigError(f"--launcher=slurm: sbatch refused: {_one_line(error)[-400:]}") from None
     self._sent += [_Sent(job.job_id, share) for job, share in zip(sent, shares, strict=True)]
