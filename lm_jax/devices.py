@@ -11,6 +11,8 @@ its peak depends on its clock, its cores and who else is on it, so `bench` measu
 
 import dataclasses
 
+from lm_jax import strict
+
 _TERA, _GIB = 1e12, 2**30
 
 
@@ -93,6 +95,21 @@ DEVICES = {
   "TPU v6e": _tpu(918, 32, _CLOUD),
   "TPU7x": _tpu(2307 / 2, 192 / 2, _CLOUD),
 }
+
+
+# What people call them; `lm-jax plan --device` takes these.
+SHORT_NAMES = {
+  "a100-40": "A100-SXM4-40GB", "a100-80": "A100-SXM4-80GB", "a10g": "A10G", "b200": "B200",
+  "gh200": "GH200 480GB", "h100-sxm": "H100 80GB HBM3", "h100-pcie": "H100 PCIe", "h100-nvl": "H100 NVL",
+  "h200": "H200", "l4": "L4", "l40s": "L40S", "rtx-3090": "RTX 3090", "rtx-4090": "RTX 4090", "t4": "T4",
+  "v100": "V100-SXM2-16GB", "v100-32": "V100-SXM2-32GB", "tpu-v2": "TPU v2", "tpu-v3": "TPU v3",
+  "tpu-v4": "TPU v4", "tpu-v5e": "TPU v5e", "tpu-v5p": "TPU v5p", "tpu-v6e": "TPU v6e", "tpu-v7": "TPU7x",
+}  # fmt: skip
+
+
+def named(short_name: str, path: str = "--device") -> Device:
+  """Returns the device of a short name, in any case; raises ConfigError with the nearest one."""
+  return DEVICES[strict.choose(SHORT_NAMES, short_name.lower(), path)]
 
 
 def _name(device_kind: str) -> str:

@@ -7,11 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lm_jax import power, resolution, scaling
+from lm_jax import devices, power, resolution, scaling
 from lm_jax.config import Config, cell_id
-from lm_jax.device_specs import Device
+from lm_jax.devices import Device
 from lm_jax.launch.progress import duration
 from lm_jax.sweep import Cell, Sweep
+
+# Share of a device's peak that the products of a large model reach, where nothing better is known: 21 % for
+# GPT-3, 30 % for Megatron-Turing NLG, 33 % for Gopher, 46 % for PaLM (arXiv:2204.02311, table 3). What small
+# models reach less is not in it: `scaling.seconds_per_step` counts their elementwise work beside the products.
+MFU = 0.4
 
 
 def plan(
@@ -20,7 +25,7 @@ def plan(
   flops_per_second: float | None,
   gain: float | None = None,
   seed_sd: float | None = None,
-  device: Device | None = None,
+  device: str | None = None,
   mfu: float | None = None,
   usd_per_hour: float | None = None,
 ) -> dict[str, Any]:
@@ -29,19 +34,21 @@ def plan(
   Args:
     workers: cells that run at a time, each at `flops_per_second` (default: one CPU core's).
     gain, seed_sd: see `resolution.resolution`.
-    device: what each worker has, instead of `flops_per_second`: a cell runs at its peak for the model's dtype
-      times `mfu` (default: the device's), and fits or does not fit its memory.
+    device: what each worker has (devices.SHORT_NAMES), instead of `flops_per_second`: a cell runs at its peak
+      for the model's dtype times `mfu` (default: MFU), and fits or does not fit its memory.
     usd_per_hour: price of a worker; what it costs is for the hours in which workers train.
   """
   if isinstance(loaded, Config):
     loaded = Sweep(loaded.study, (Cell(cell_id(loaded), loaded, {}),))
-  mfu = device.mfu if device and mfu is None else mfu
+  known = devices.named(device) if device else None
+  if known and mfu is None:
+    mfu = MFU
   rows = []
   for cell in loaded.cells:
     speed = flops_per_second or scaling.CORE_FLOPS_PER_SECOND
-    if device:
-      speed = device.flops_per_second[cell.config.model.dtype] * mfu
-    rows.append(cell.summary() | _costs(cell.config, speed, device, usd_per_hour))
+    if known:
+      speed = _peak(known, cell.config.model.dtype) * mfu
+    rows.append(cell.summary() | _costs(cell.config, speed, known, usd_per_hour))
   speeds = {row["flops_per_second"] for row in rows}
   seconds = makespan([row["seconds"] for row in rows], workers)
   device_hours = sum(row["hours"] for row in rows)
@@ -50,10 +57,15 @@ def plan(
     "flops_per_second": speeds.pop() if len(speeds) == 1 else None,
     "flops_exact": sum(row["flops_exact"] for row in rows), "tokens": sum(row["tokens"] for row in rows),
     "seconds": seconds, "hours": seconds / 3600, "device_hours": device_hours,
-    "device": device and device.name, "mfu": mfu, "device_memory_bytes": device and device.memory_bytes,
+    "device": device, "mfu": mfu, "device_memory_bytes": known and known.memory_bytes,
     "usd_per_hour": usd_per_hour, "usd": None if usd_per_hour is None else device_hours * usd_per_hour,
     "resolution": resolution.resolution([cell.config for cell in loaded.cells], gain, seed_sd),
   }  # fmt: skip
+
+
+def _peak(device: Device, dtype: str) -> float:
+  """Returns the peak FLOP/s for a model's dtype; where the device has no bfloat16, that runs as float32."""
+  return device.peak("float32" if device.format_16bit != "bfloat16" else dtype)[0]
 
 
 def _costs(c: Config, speed: float, device: Device | None, usd_per_hour: float | None) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def _priced(result: dict[str, Any]) -> list[str]:
     if row["fits"] is False:
       helps = " or ".join(row["would_fit"]) or "a smaller batch and config.parallel.fsdp over more devices"
       lines.append(
-        f"{row['cell_id']} {row['label']}: does not fit, {row['memory_bytes'] / 1e9:,.1f} GB of "
-        f"{result['device_memory_bytes'] / 1e9:,.0f}; what would help: {helps}"
+        f"{row['cell_id']} {row['label']}: does not fit, {row['memory_bytes'] / 2**30:,.1f} GiB of "
+        f"{result['device_memory_bytes'] / 2**30:,.0f}; what would help: {helps}"
       )
   return lines

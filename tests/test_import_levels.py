@@ -15,7 +15,7 @@ PACKAGE = Path(lm_jax.__file__).parent
 # Level of each module or folder of the package. A new one must be given its place here.
 LEVELS = {
   0: (
-    "__init__", "abstention", "confidence", "config", "decode_config", "device_specs", "devices",
+    "__init__", "abstention", "confidence", "config", "decode_config", "devices",
     "environment", "failures", "finetune_config", "generation_config", "lease", "lm_eval_plugin",
     "model_config",
     "parametrization", "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process",

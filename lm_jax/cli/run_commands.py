@@ -64,9 +64,9 @@ def plan(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   return 0
 
 
-def _device(values: flags.FlagValues) -> Any:
-  """Returns the device that a plan is for, or None."""
-  from lm_jax import device_specs
+def _device(values: flags.FlagValues) -> str | None:
+  """Returns the name of the device that a plan is for, or None."""
+  from lm_jax import devices
 
   if values.device is None:
     if values.mfu is not None:
@@ -78,7 +78,8 @@ def _device(values: flags.FlagValues) -> Any:
     )
   if values.mfu is not None and values.mfu > 1:
     raise ConfigError(f"--mfu={values.mfu}: must be in (0, 1]")
-  return device_specs.find(values.device)
+  devices.named(values.device)
+  return values.device.lower()
 
 
 def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
