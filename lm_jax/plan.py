@@ -15,7 +15,7 @@ from lm_jax.sweep import Cell, Sweep
 
 # Share of a device's peak that the products of a large model reach, where nothing better is known: 21 % for
 # GPT-3, 30 % for Megatron-Turing NLG, 33 % for Gopher, 46 % for PaLM (arXiv:2204.02311, table 3). What small
-# models reach less is not in it: `scaling.seconds_per_step` counts their elementwise work beside the products.
+# models reach less is not in it: `scaling.seconds_per_step` counts their elementwise work too.
 MFU = 0.4
 
 
