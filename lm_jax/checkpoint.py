@@ -168,7 +168,10 @@ class Checkpoints:
     """Returns the ocp.CheckpointManager. Orbax is imported only now: a new run's first step needs neither."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=self._keep, enable_async_checkpointing=True,
+      cleanup_tmp_directories=True,  # of saves in which an earlier process was killed
+    )  # fmt: skip
     return ocp.CheckpointManager(self._directory, options=options)
 
   def _is_used(self) -> bool:
