@@ -1,6 +1,6 @@
 """Whatever is killed, filled up, cut off or set wrong: the same command then ends as if nothing had been.
 
-Small in every run of the tests; LM_JAX_CHAOS=20 (`make chaos`) kills 20 workers where that kills 3, and so on.
+Small in every run of the tests; with LM_JAX_CHAOS=20 (`make chaos`) 20 workers are killed, not 3, and so on.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import processes
 import pytest
 from processes import finish, lasting_rows, start, status, sweep_tree, wait_until, write_config
 
@@ -31,7 +30,6 @@ WORKER = "lm_jax.launch.worker"
 # Nothing divides anything: a kill falls anywhere between a save, a row, an evaluation, and what comes next.
 TREE = sweep_tree(
   widths=(8, 16), seeds=(0, 1), train={"num_steps": 900 if IS_LARGE else 450},
-  eval={"per_doubling": 4},
   runtime={"steps_per_dispatch": 7, "log_every": 30, "checkpoint_every": 25, "population": 1},
 )  # fmt: skip
 MANY = sweep_tree(
@@ -71,9 +69,9 @@ class Disturbed:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
       try:
-        if mine in (process / "environ").read_bytes().split(b"\0"):
-          if what.encode() in (process / "cmdline").read_bytes():
-            found.append(int(process.name))
+        is_mine = mine in (process / "environ").read_bytes().split(b"\0")
+        if is_mine and what.encode() in (process / "cmdline").read_bytes():
+          found.append(int(process.name))
       except OSError:  # it ended
         continue
     return found
