@@ -19,13 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax import hosts, strict
+from lm_jax import failures, hosts, strict
 from lm_jax.checksum import checksums
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 
 # Orbax reports every step of every save; a run's own progress is shown elsewhere.
 logging.getLogger("absl").setLevel(logging.WARNING)
+# What goes wrong with the disk it raises too, and whoever runs the run tells that in a line.
+logging.getLogger("absl").addFilter(
+  lambda told: not (told.exc_info and failures.kind(told.exc_info[1]) == failures.DISK)
+)
 
 _FIELDS = ("position", "state", "digest")
 _SET_ASIDE = "damaged-"

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # e.g. `lm-jax plan | head`
     sys.stderr.close()
     code = 128 + signal.SIGPIPE
-  except OSError as error:
+  except Exception as error:
     if failures.kind(error) != failures.DISK:
       raise
-    print(f"lm-jax: {error}", file=sys.stderr)
+    print(f"lm-jax: {' '.join(str(error).split())}", file=sys.stderr)
     code = 1
   sys.exit(code)
 
