@@ -199,7 +199,7 @@ def test_the_launcher_killed_at_random_moments(sweep_in, undisturbed):
     assert finish(process).returncode in (-signal.SIGKILL, 0)
     # Nobody waits for its workers; they save, and end by themselves.
     wait_until(lambda: not one.alive())
-    if alone:
+    if i == 0:  # later ones may not have come to a cell that was killed with its worker
       assert all(status(c).get("state") in (None, rundir.STOPPED, rundir.DONE) for c in one.cells)
   one.finish()
   assert_as_undisturbed(one, undisturbed)
