@@ -30,7 +30,7 @@ WORKER = "lm_jax.launch.worker"
 
 # Nothing divides anything: a kill falls anywhere between a save, a row, an evaluation, and what comes next.
 TREE = sweep_tree(
-  widths=(8,), seeds=range(4), train={"num_steps": 900 if IS_LARGE else 450},
+  widths=(8,), seeds=range(4), train={"num_steps": 2700 if IS_LARGE else 900},
   runtime={"steps_per_dispatch": 7, "log_every": 30, "checkpoint_every": 25, "population": 1},
 )  # fmt: skip
 MANY = sweep_tree(
