@@ -5,7 +5,7 @@ SHAPES = $(patsubst %,configs/bench/%.py,d64 d128 d256 d384)
 TEXT = configs/bench/text.py configs/bench/text.py:masked
 TORCH_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test chaos lint bench clean
 
 # The quickstart sweep and its report.
 demo: $(VENV)/installed
@@ -13,6 +13,11 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile
+
+# Sweeps that are killed, run out of disk, and lose power, so many times; each must end as if nothing had been.
+CHAOS ?= 20
+chaos: $(VENV)/installed-test
+	LM_JAX_CHAOS=$(CHAOS) $(VENV)/bin/python -m pytest tests/test_chaos.py
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

@@ -19,13 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax import hosts, strict
+from lm_jax import failures, hosts, strict
 from lm_jax.checksum import checksums
 from lm_jax.state import TrainState
 from lm_jax.strict import ConfigError
 
 # Orbax reports every step of every save; a run's own progress is shown elsewhere.
 logging.getLogger("absl").setLevel(logging.WARNING)
+# What goes wrong with the disk it raises too, and whoever runs the run tells that in a line.
+logging.getLogger("absl").addFilter(
+  lambda told: not (told.exc_info and failures.kind(told.exc_info[1]) == failures.DISK)
+)
 
 _FIELDS = ("position", "state", "digest")
 _SET_ASIDE = "damaged-"
@@ -168,7 +172,10 @@ class Checkpoints:
     """Returns the ocp.CheckpointManager. Orbax is imported only now: a new run's first step needs neither."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=self._keep, enable_async_checkpointing=True,
+      cleanup_tmp_directories=True,  # of saves in which an earlier process was killed
+    )  # fmt: skip
     return ocp.CheckpointManager(self._directory, options=options)
 
   def _is_used(self) -> bool:

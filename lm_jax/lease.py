@@ -111,7 +111,7 @@ def claim(folder: Path, *, silence_s: float = SILENCE_S) -> "Lease":
     own = Holder(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), machine(), time=time.time())
     try:
       _create(folder, own)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # the number is taken, or the one who took it cleared up
       raise Busy(f"{folder}: another process took it at this moment") from None
     lease = Lease(folder, own, lock)
     try:
@@ -158,7 +158,8 @@ class Lease:
     _HEART.remove(self)
     with self._writing:
       self._own = dataclasses.replace(self._own, released=True, time=time.time())
-      with contextlib.suppress(FileNotFoundError):  # lost, and cleared away
+      # Lost, and cleared away; or the file system takes nothing more: then the lock tells, or the silence.
+      with contextlib.suppress(OSError):
         _write(self.path, self._own)
     self._lock.close()
 
@@ -244,11 +245,11 @@ def _latest(folder: Path) -> int:
 
 def _read(folder: Path, number: int) -> Holder:
   # Opened anew each time: network file systems then show what was last written (close-to-open consistency).
-  text = (folder / f"lease.{number}").read_text(encoding="utf-8")
+  data = (folder / f"lease.{number}").read_bytes()
   try:
-    return Holder(number=number, **json.loads(text))
+    return Holder(number=number, **json.loads(data))
   except (ValueError, TypeError):
-    # Made, and not yet written: it holds, and nothing is known of its holder.
+    # Not written to the end, or damaged: it holds, and nothing is known of its holder.
     return Holder(number, "", "a machine that is not known", 0, "")
 
 
@@ -274,10 +275,15 @@ def _write(path: Path, own: Holder) -> None:
 
 
 def _remove_below(folder: Path, number: int) -> None:
-  """Removes leases that were followed; the largest number is never removed, so that numbers only grow."""
+  """Removes leases that were followed, and those that were never made to the end.
+
+  The largest number is never removed, so that numbers only grow.
+  """
   for other in _numbers(folder):
     if other < number:
       (folder / f"lease.{other}").unlink(missing_ok=True)
+  for left in folder.glob(".lease.*"):
+    left.unlink(missing_ok=True)
 
 
 def _take_lock(lock: IO[str], folder: Path) -> None:

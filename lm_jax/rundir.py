@@ -38,7 +38,10 @@ class RunDir:
 
   def claim(self) -> Lease:
     """Takes the run until it is released; raises Busy if another process is at work on it."""
-    return lease.claim(self.path)
+    claim = lease.claim(self.path)
+    for left in self.path.glob(".*.json.*"):  # by a process that was killed while it wrote
+      left.unlink(missing_ok=True)
+    return claim
 
   def is_claimed(self) -> bool:
     """Whether some process is at work on the run now, as far as can be told at once."""
@@ -79,20 +82,39 @@ class RunDir:
     write_json(path, facts)
 
   def status(self) -> dict[str, Any] | None:
-    """Returns the last status written, None for a run that never started."""
-    path = self.path / "status.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """Returns the last status written, None for a run that never started.
+
+    Also for one whose file cannot be read, as a machine that lost power may leave it: what the run has come
+    to is known from its checkpoints, and if that is its end, it is done again at once.
+    """
+    try:
+      return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+      return None
 
   def write_status(self, state: str, **fields: Any) -> None:
     fields |= {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
-    write_json(self.path / "status.json", {"state": state, **fields})
+    # Twice a second, and not missed where it is lost.
+    write_json(self.path / "status.json", {"state": state, **fields}, to_disk=False)
 
 
-def write_json(path: Path, value: Any) -> None:
-  """Writes so that a reader sees the old file or the new one, never a part."""
+def write_json(path: Path, value: Any, *, to_disk: bool = True) -> None:
+  """Writes so that a reader sees the old file or the new one, never a part.
+
+  Args:
+    to_disk: that is so also after the machine lost power.
+  """
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-  temporary.replace(path)
+  try:
+    with temporary.open("w", encoding="utf-8") as f:
+      f.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+      if to_disk:
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def from_json(path: Path) -> Config:

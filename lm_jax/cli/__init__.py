@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lm_jax import __version__
+from lm_jax import __version__, failures
 from lm_jax.cli import (
   answer_command,
   command_flags,
@@ -47,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # e.g. `lm-jax plan | head`
     sys.stderr.close()
     code = 128 + signal.SIGPIPE
+  except Exception as error:
+    if failures.kind(error) != failures.DISK:
+      raise
+    print(f"lm-jax: {' '.join(str(error).split())}", file=sys.stderr)
+    code = 1
   sys.exit(code)
 
 

@@ -123,16 +123,18 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   undone = [outcome for outcome in outcomes if outcome.state != rundir.DONE]
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
-  page = report.write(workdir)
-  loaded_study = frame.load(workdir)
-  print(headline.format_table(loaded_study))
-  if prompted := prompting.format_table(loaded_study):
-    print(f"\n{prompted}")
-  print("\n".join(["", *report.told(page)]))
-  print(f"report: {page}")
-  for cell, state, error, kind in undone:
-    told = f"{state} ({kind})" if kind else state
-    print(f"{told}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
+  try:
+    page = report.write(workdir)
+    loaded_study = frame.load(workdir)
+    print(headline.format_table(loaded_study))
+    if prompted := prompting.format_table(loaded_study):
+      print(f"\n{prompted}")
+    print("\n".join(["", *report.told(page)]))
+    print(f"report: {page}")
+  finally:  # a disk that is full has no room for a report either
+    for cell, state, error, kind in undone:
+      told = f"{state} ({kind})" if kind else state
+      print(f"{told}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
   return 1 if undone else 0
 
 

@@ -157,6 +157,8 @@ class Queue:
         return True
     except lease.Busy:
       return False
+    except OSError:  # whoever runs it meets this too, and its outcome tells
+      return True
 
   def _run(self, cell: Cell) -> RunDir:
     return RunDir(Path(self._directory_of(cell)))

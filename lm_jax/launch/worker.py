@@ -102,7 +102,9 @@ def _reply(directory: Path, error: Exception | None) -> Reply:
     return rundir.FAILED, message, kind
   # Where the disk is full this cannot be written; the answer still gets through.
   with contextlib.suppress(OSError):
-    if not isinstance(error, config.ConfigError | loop.OutOfMemory):
+    if kind == failures.DISK:  # no room for a traceback, and no need of one
+      message = " ".join(message.split())
+    elif not isinstance(error, config.ConfigError | loop.OutOfMemory):
       message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
       (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
     rundir.RunDir(directory).write_status(rundir.FAILED, error=message, kind=kind)
