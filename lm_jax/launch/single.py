@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 
-from lm_jax import environment, hosts, loop, records, rundir, startup
+from lm_jax import environment, hosts, lease, loop, records, rundir, startup
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
 from lm_jax.launch.study import is_done, prepare_data
@@ -35,7 +35,7 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
       loop.train(config, workdir, stop=stop, on_first_step=on_first_step)
   except rundir.Busy as error:
     raise ConfigError(f"--workdir={error}") from None
-  except (loop.Diverged, loop.OutOfMemory) as error:
+  except (loop.Diverged, loop.OutOfMemory, lease.Lost) as error:
     print(f"lm-jax: {error}", file=sys.stderr)
     return 1
   except loop.Stopped as stopped:
