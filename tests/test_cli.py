@@ -102,7 +102,7 @@ def test_a_bad_run(here, capsys, words, said):
 @pytest.mark.parametrize(
   ("words", "said"),
   [
-    ("", "no command given; allowed: plan, train, sweep, finetune, classify, status, report, bench"),
+    ("", "no command given; allowed: plan, train, sweep, finetune, classify, status, serve, report, bench"),
     ("trian --config=run.py", "'trian': no such command; did you mean 'train'?"),
     ("--config=run.py", "'--config=run.py': no such command"),
     ("train --workdir=w", "--config=... must be given to lm-jax train: config file"),
@@ -112,6 +112,13 @@ def test_a_bad_run(here, capsys, words, said):
     ("sweep --config=run.py --workdir=w", "is a single run; use lm-jax train"),
     (f"{SWEEP} --workers=0", "--workers=0: must be greater than 0"),
     (f"{SWEEP} --workers=two", "--workers=two: must be an integer"),
+    (f"{SWEEP} --launcher=slrum", "--launcher=slrum: unknown; did you mean 'slurm'?"),
+    (f"{SWEEP} --order=random", "--order=random: unknown; allowed: small_first, large_first"),
+    (f"{SWEEP} --gpus=1", "--gpus: is for --launcher=ray or slurm, this one is --launcher=local"),
+    (f"{SWEEP} --launcher=ray --gpus=-1", "--gpus=-1: must be 0 or greater"),
+    (f"{SWEEP} --launcher=ray --hosts=0", "--hosts=0: must be greater than 0"),
+    (f"{SWEEP} --launcher=ray --detach", "--detach: is for --launcher=slurm, this one is --launcher=ray"),
+    (f"{SWEEP} --launcher=slurm --slurm=partition", "--slurm=partition: must be NAME=VALUE, an option of"),
     (f"{SWEEP} --config.model.d_model=4", "d_model='4': the cells of this sweep set model.d_model"),
     (f"{SWEEP} --config.base.seed=4", "the cells of this sweep set seed themselves"),
     (f"{SWEEP} --config.train.num_step=4", "config.train.num_step: no such field; did you mean 'num_steps'?"),
