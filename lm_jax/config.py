@@ -88,6 +88,7 @@ class RuntimeConfig:
   log_every: int = 50
   checkpoint_every: int = 500
   keep_checkpoints: int = 2
+  stop_at: int | None = None  # steps after which a run saves and stops; without it, it goes on from there
   population: int | None = None  # cells of one shape that a sweep trains as one program; by device; 1: none
   trackers: tuple[str, ...] = ("tensorboard",)  # of TRACKERS, which are told all rows besides the records
 
@@ -154,7 +155,7 @@ def _check_training(c: Config) -> None:
            f"a divisor of num_examples={ev.num_examples}, so that no example is dropped")  # fmt: skip
   require_positive(
     rt, "config.runtime",
-    ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints", "population"),
+    ("steps_per_dispatch", "log_every", "checkpoint_every", "keep_checkpoints", "stop_at", "population"),
   )  # fmt: skip
   for name in rt.trackers:
     strict.choose(dict.fromkeys(TRACKERS), name, "config.runtime.trackers")

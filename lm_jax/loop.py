@@ -37,6 +37,10 @@ class Stopped(Exception):
     self.signal_number = signal_number
 
 
+class Paused(Exception):
+  """The run came to config.runtime.stop_at; it is saved and can go on."""
+
+
 class OutOfMemory(Exception):
   """The device's memory does not hold the run."""
 
@@ -79,6 +83,7 @@ def train(
 
   Raises:
     Busy: another process is at work on it.
+    Paused: it came to config.runtime.stop_at.
     Diverged: NaN or infinity in the loss.
     OutOfMemory: the device does not hold it.
   """
@@ -96,7 +101,7 @@ def train_population(
 ) -> list[Exception | None]:
   """Runs, or takes up, runs that differ in data only as one program; each leaves what it would alone.
 
-  Returns what ended each run early (Busy, Diverged, Stopped, OutOfMemory, ConfigError), or None.
+  Returns what ended each run early (Busy, Paused, Diverged, Stopped, OutOfMemory, ConfigError), or None.
   """
   hosts.all_devices()  # before anything is written: none may be there
   if len(configs) > 1:
@@ -250,7 +255,9 @@ class _Loop:
     self.saving = AnyOf((EveryN(c.runtime.checkpoint_every), last))
     asking = (last, EveryN(c.eval.few_shot_every)) if c.eval.few_shot_every else (last,)
     self.asking = AnyOf(asking if c.eval.few_shot else ())
-    self.any_due = AnyOf((EveryN(c.runtime.log_every), self.evaluating, self.asking, self.saving))
+    self.stop_at = min(c.runtime.stop_at or self.num_steps, self.num_steps)
+    stopping = AtSteps((self.stop_at,))
+    self.any_due = AnyOf((EveryN(c.runtime.log_every), self.evaluating, self.asking, self.saving, stopping))
     # Dispatched, not yet read: (steps done before, number of steps, metrics on the device).
     self.in_flight: collections.deque[tuple[int, int, step.Metrics]] = collections.deque()
 
@@ -266,8 +273,12 @@ class _Loop:
         self._save(s, done)
       if done == self.num_steps:
         break
+      if done >= self.stop_at:
+        self._save_and_end(s, done, rundir.PAUSED, Paused(f"paused at step {done} of {self.num_steps}"))
+        return True
       if hosts.any_process(self.stop.is_set()):
-        self._save_and_stop(s, done)
+        message = f"stopped and saved at step {done} of {self.num_steps}"
+        self._save_and_end(s, done, rundir.STOPPED, Stopped(self.stop.signal_number, message))
         return True
       # The first step goes alone and before any evaluation: whether it works shows at once.
       n = 1 if done == first else self._until_due(done)
@@ -318,15 +329,15 @@ class _Loop:
       if member.error is None and member.saved_step != done:
         member.attempt(member.save, one, done)
 
-  def _save_and_stop(self, s: state.TrainState, done: int) -> None:
+  def _save_and_end(self, s: state.TrainState, done: int, to: str, why: Exception) -> None:
     self._drain(keep=0)
     if done:
       self._save(s, done)
     for member in self.alive:
       member.checkpoints.wait()
-      member.attempt(member.journal.write_status, done, rundir.STOPPED)
+      member.attempt(member.journal.write_status, done, to)
     for member in self.alive:
-      member.error = Stopped(self.stop.signal_number, f"stopped and saved at step {done} of {self.num_steps}")
+      member.error = why
 
   def _until_due(self, done: int) -> int:
     """Returns how many steps to dispatch: up to the next step at which something is due."""

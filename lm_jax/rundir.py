@@ -19,7 +19,8 @@ from lm_jax.lease import Lease
 from lm_jax.strict import ConfigError
 
 # The states of a run as status.json has them. "running" is believed only while its process holds the run.
-RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
+# "paused" came to config.runtime.stop_at; "pruned" is what a stop rule (lm_jax.launch.halving) ended there.
+RUNNING, DONE, STOPPED, FAILED, PAUSED, PRUNED = "running", "done", "stopped", "failed", "paused", "pruned"
 # What a launcher finds where another process is at work: no state of the run, and never written into it.
 BUSY = "busy"
 

@@ -74,12 +74,15 @@ class CurveTable:
     source: where they are from.
     columns: {canonical name: what it is in the source}, of those that the source has.
     notes: what a reader should know of how the source was read.
+    pruned: runs without values, since a stop rule ended them as the worse ones: their "family", "task",
+      "n_params", "n_params_nonembedding", "n_tokens" (planned) and "learning_rate".
   """
 
   rows: pd.DataFrame
   source: str
   columns: Mapping[str, str]
   notes: tuple[str, ...] = ()
+  pruned: pd.DataFrame | None = None
 
   def told(self) -> str:
     """Returns which columns were taken for which, for a person."""
@@ -119,7 +122,15 @@ def of_study(study: frame.Study, *, checkpoints: bool = False) -> CurveTable:
   notes = () if not len(study.missing) else (
     f"{len(study.missing)} of {len(study.cells)} cells are not finished and left out",
   ) * (not checkpoints)  # fmt: skip
-  return CurveTable(_canonical(own, rows.index), str(study.workdir), {name: name for name in own}, notes)
+  return CurveTable(
+    _canonical(own, rows.index), str(study.workdir), {name: name for name in own}, notes, _pruned(study.cells)
+  )
+
+
+def _pruned(cells: pd.DataFrame) -> pd.DataFrame:
+  names = {"family": "family", "task": "task", "params_total": "n_params", "tokens": "n_tokens",
+           "params_nonembedding": "n_params_nonembedding", "learning_rate": "learning_rate"}  # fmt: skip
+  return cells.loc[(cells["state"] == "pruned").fillna(False).astype(bool), list(names)].rename(columns=names)
 
 
 def of_results(results: few_shot_frame.Results, *, checkpoints: bool = False) -> CurveTable:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lm_jax.analysis import curve_table, loss_points
+from lm_jax.analysis import curve_table, loss_points, stop_rules
 from lm_jax.analysis.curve_table import CurveTable
 from lm_jax.analysis.emergence import table as emergence
 from lm_jax.analysis.forecasts import freeze, scores
@@ -67,13 +67,14 @@ def of_study(study: Study, *, scored: bool = True) -> Findings:
   table = curve_table.of_study(study)
   card = forecasts(table, study.workdir) if scored else pd.DataFrame(columns=list(scores.COLUMNS))
   mixed = sizes_of_several_budgets(table)
+  notes = stop_rules.sentences(study.stop_rules)
   if mixed:
     note = (
       f"No verdicts on curves: the runs of a size differ in training tokens, up to {mixed:.3g} times; a "
       "mean over them is no curve over size."
     )
-    return Findings(_no_verdicts(), laws(table), card, (note,))
-  return Findings(verdicts(table), laws(table), card)
+    return Findings(_no_verdicts(), laws(table), card, (note, *notes))
+  return Findings(verdicts(table), laws(table), card, notes)
 
 
 def sizes_of_several_budgets(table: CurveTable) -> float | None:

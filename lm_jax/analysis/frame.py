@@ -70,6 +70,7 @@ class Study:
     tasks: {task: yardsticks}; tasks of one name with different parameters have keys of their own.
     versions: {package: version} of the sweep.
     strangers: names under cells/ that are not cells of this sweep.
+    stop_rules: what the rules of the last launch left out, as sweep.json has it; None where there were none.
   """
 
   workdir: Path
@@ -81,6 +82,7 @@ class Study:
   lm_jax_version: str | None
   git_commit: str | None
   strangers: tuple[str, ...] = ()
+  stop_rules: Mapping[str, Any] | None = None
 
   @functools.cached_property
   def evaluations(self) -> pd.DataFrame:
@@ -198,6 +200,8 @@ def _state(files: _CellFiles, num_steps: int | None) -> tuple[str, str]:
     at += f", last heard of {datetime.datetime.fromtimestamp(heard, datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
   if state == "failed":
     return state, _one_line(files.status.get("error") or f"failed {at}, without a message")
+  if state == "pruned":
+    return state, _one_line(files.status.get("error") or f"pruned {at}")
   if state != "done":
     return state, f"{state} {at}"
   if files.rows.problem:
@@ -310,7 +314,7 @@ def load(workdir: str | Path) -> Study:
     workdir, str(sweep.get("study") or workdir.resolve().name), rows, frame, tasks, versions,
     sweep.get("lm_jax_version") or (known["lm_jax_version"].iloc[0] if len(known) else None),
     sweep.get("git_commit") or (known["git_commit"].iloc[0] if known["git_commit"].notna().any() else None),
-    strangers,
+    strangers, sweep.get("stop_rules"),
   )  # fmt: skip
 
 

@@ -106,10 +106,23 @@ def of_table(
     notes=tuple(notes),
   )  # fmt: skip
   there = _there(points)
-  return _best_learning_rates(_positive(points, there), rows["learning_rate"].to_numpy()[there])
+  rates = rows["learning_rate"].to_numpy()[there]
+  return _best_learning_rates(_positive(points, there), rates, _pruned(table, rows, size))
 
 
-def _best_learning_rates(points: LossPoints, rate: np.ndarray) -> LossPoints:
+def _pruned(table: CurveTable, rows: pd.DataFrame, size: str) -> pd.DataFrame:
+  """Returns the learning rates that a stop rule ended, beside which those of `rows` were tried."""
+  columns = {size: "n_params", "n_tokens": "n_tokens", "learning_rate": "rate"}
+  if table.pruned is None or rows.empty:
+    return pd.DataFrame(columns=list(columns.values()), dtype="float64")
+  first = rows.iloc[0]
+  same = (table.pruned["task"] == first["task"]) & (table.pruned["family"] == first["family"])
+  return (
+    table.pruned.loc[same.fillna(False).astype(bool), list(columns)].rename(columns=columns).astype(float)
+  )
+
+
+def _best_learning_rates(points: LossPoints, rate: np.ndarray, pruned: pd.DataFrame) -> LossPoints:
   """Returns the points of the best learning rate, where runs differ in nothing else but their seeds."""
   if not len(points) or np.isnan(rate).any():
     return points
@@ -117,11 +130,13 @@ def _best_learning_rates(points: LossPoints, rate: np.ndarray) -> LossPoints:
   if points.unique_tokens is not None:
     data["unique_tokens"] = points.unique_tokens
   same = data.drop(columns="rate").columns.tolist()
-  number = data.groupby(same, sort=False).ngroup()
+  tried = pd.concat([data, pruned], ignore_index=True) if len(pruned) else data
+  numbers = tried.groupby(same, sort=False, dropna=False).ngroup()
+  number = numbers[: len(data)]
   mean = pd.Series(points.loss).groupby([number, data["rate"]]).mean()
   best = number.map(mean.groupby(level=0).idxmin().map(lambda key: key[1]))
-  of_group = data["rate"].groupby(number)
-  low, high = of_group.transform("min"), of_group.transform("max")
+  of_group = tried["rate"].groupby(numbers)
+  low, high = (of_group.transform(name)[: len(data)] for name in ("min", "max"))
   swept, kept = (low < high).to_numpy(), (data["rate"] == best).to_numpy()
   if not swept.any():
     return dataclasses.replace(points, learning_rates="one for all" if np.ptp(rate) == 0 else

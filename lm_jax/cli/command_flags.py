@@ -57,6 +57,17 @@ FLAGS: dict[str, Flag] = {
     flags.DEFINE_string, "small_first: the curve grows early; large_first: the whole is done soonest",
     "small_first",
   ),
+  "max_flops": (
+    flags.DEFINE_float, "budget of training FLOPs of the whole sweep: what has no room in it is not begun",
+    None,
+  ),
+  "max_hours": (
+    flags.DEFINE_float, "after so long, running cells are saved and stopped; the same command goes on", None,
+  ),
+  "halving": (
+    flags.DEFINE_boolean, "the worse half of the learning rates of a size ends early, until two are left",
+    False,
+  ),
   "retry_failed": (flags.DEFINE_boolean, "run only the cells that failed, whatever the reason", False),
   "coordinator": (
     flags.DEFINE_string, "HOST:PORT of the first of several processes, or auto (Slurm, TPU pod, MPI)", None,

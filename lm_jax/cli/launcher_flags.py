@@ -1,4 +1,6 @@
-"""The flags that say where the cells of a sweep train."""
+"""The flags that say where the cells of a sweep train, and when that is enough."""
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -6,7 +8,11 @@ from lm_jax.cli.command_flags import positive
 from lm_jax.launch.base import Launcher
 from lm_jax.strict import ConfigError, nearest
 
+if TYPE_CHECKING:
+  from lm_jax.launch.stop_rules import StopRules
+
 NAMES = ("launcher", "workers", "order", "ray_address", "slurm", "cpus", "gpus", "hosts", "detach")
+RULES = ("max_flops", "max_hours", "halving")
 ORDERS = ("small_first", "large_first")
 # Flags that only these launchers have.
 _ONLY = {
@@ -32,6 +38,20 @@ def launcher(values: flags.FlagValues) -> Launcher:
   from lm_jax.launch import slurm
 
   return slurm.launcher(values.slurm or (), request)
+
+
+def rules(values: flags.FlagValues) -> "StopRules":
+  """Returns the stop rules that were asked for; raises ConfigError."""
+  from lm_jax.launch.stop_rules import StopRules
+
+  for name in ("max_flops", "max_hours"):
+    positive(values, name)
+  for name in ("max_hours", "halving"):
+    if values[name].value and values.detach:
+      raise ConfigError(f"--{name}, --detach: give one of them; who goes home decides nothing")
+  if values.halving and values.retry_failed:
+    raise ConfigError("--halving, --retry_failed: give one of them; learning rates are compared as a group")
+  return StopRules(values.max_flops, values.max_hours, values.halving)
 
 
 def _check(values: flags.FlagValues) -> None:

@@ -100,27 +100,30 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax import records, rundir
   from lm_jax.sweep import Sweep
 
-  launcher = launcher_flags.launcher(values)
+  launcher, rules = launcher_flags.launcher(values), launcher_flags.rules(values)
   loaded = _load(values.config, overrides)
   if not isinstance(loaded, Sweep):
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
   from lm_jax.analysis import frame, headline, prompting
   from lm_jax.analysis.report import report
-  from lm_jax.launch import study
+  from lm_jax.launch import stop_rules, study
 
   workdir = _workdir(values)
   records.git_commit()  # before anything else can change the checkout
   # As Ctrl-C does, it ends the launcher, which lets the workers save.
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   outcomes = study.run(
-    loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, quiet=values.quiet
-  )
+    loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, rules=rules,
+    quiet=values.quiet,
+  )  # fmt: skip
   if values.detach and outcomes:
     print(
       f"sent {len(outcomes)} cells; lm-jax status --workdir={workdir} --watch shows them", file=sys.stderr
     )
     return 0
-  undone = [outcome for outcome in outcomes if outcome.state != rundir.DONE]
+  # What a rule left out, as it was asked to, is told by the report.
+  left_out = (rundir.DONE, rundir.PRUNED, rundir.PAUSED, stop_rules.LEFT_OUT)
+  undone = [outcome for outcome in outcomes if outcome.state not in left_out]
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
   try:
@@ -279,7 +282,7 @@ COMMANDS = {
   ),
   "sweep": Command(
     sweep, "train what is missing of a family, then report",
-    ("config", "workdir", *launcher_flags.NAMES, "retry_failed", "quiet"),
+    ("config", "workdir", *launcher_flags.NAMES, *launcher_flags.RULES, "retry_failed", "quiet"),
     _CONFIG + _WORKDIR, takes_config=True, resumes=True,
   ),
   "finetune": Command(

@@ -25,6 +25,10 @@ class Outcome(NamedTuple):
   kind: str | None = None
 
 
+class Enough(Exception):
+  """Raised by `watch`: no more is to be trained, and what runs is to save."""
+
+
 class Launcher(Protocol):
   def __call__(
     self, cells: Sequence[Cell], directory_of: DirectoryOf, watch: Callable[[], None]
@@ -35,7 +39,7 @@ class Launcher(Protocol):
       watch: called a few times a second while cells run, to show progress.
 
     Raises:
-      KeyboardInterrupt, SystemExit: asked to stop, after every running cell has saved and stopped.
+      KeyboardInterrupt, SystemExit, Enough: asked to stop, after every running cell has saved and stopped.
     """
     ...
 

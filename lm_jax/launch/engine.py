@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lm_jax import lease
-from lm_jax.launch.base import DirectoryOf, Outcome
+from lm_jax.launch.base import DirectoryOf, Enough, Outcome
 from lm_jax.launch.packing import Pack, pack
 from lm_jax.launch.queue import Queue, Reply
 from lm_jax.sweep import Cell
@@ -121,7 +121,7 @@ class EngineLauncher:
           time.sleep(_POLL_S)
       except Gone as error:
         _give_up(queue, cells, str(error))
-      except (KeyboardInterrupt, SystemExit):
+      except (KeyboardInterrupt, SystemExit, Enough):
         _stop(engine, watch)
         raise
       except BaseException:

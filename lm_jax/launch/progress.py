@@ -13,7 +13,7 @@ from lm_jax import scaling
 from lm_jax.launch.status_table import StatusTable, notes, status_line, summary
 from lm_jax.launch.status_table import duration as duration
 from lm_jax.launch.statuses import STATES, Looker, Row, state
-from lm_jax.rundir import DONE, FAILED, RUNNING, STOPPED
+from lm_jax.rundir import DONE, FAILED, PRUNED, RUNNING, STOPPED
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
@@ -68,7 +68,7 @@ class Progress:
     self._study = cells[0].config.study
     self._quiet = quiet
     self._live = live(Console(stderr=True), is_wanted=not quiet, transient=True)
-    self._lines = Lines("stderr", told=(DONE, FAILED, STOPPED), periodic=self._live is None)
+    self._lines = Lines("stderr", told=(DONE, FAILED, STOPPED, PRUNED), periodic=self._live is None)
     self._looker = Looker()
     self._started, self._next = time.time(), 0.0
     self._is_first = True

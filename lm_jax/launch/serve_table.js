@@ -1,7 +1,7 @@
 "use strict";
 // The table of cells. Only what changed is written, so that nothing flickers and a selection stays.
 
-const STATES = ["running", "failed", "lost", "stopped", "waiting", "done"];
+const STATES = ["running", "failed", "lost", "stopped", "paused", "waiting", "pruned", "done"];
 const AT_ONCE = 200;
 
 // Returns e.g. "45 s", "3 m 20 s", "2 h 05 m".

@@ -38,6 +38,9 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
   except (loop.Diverged, loop.OutOfMemory, lease.Lost) as error:
     print(f"lm-jax: {error}", file=sys.stderr)
     return 1
+  except loop.Paused as paused:
+    print(f"{paused}, config.runtime.stop_at; without that it goes on from there", file=sys.stderr)
+    return 0
   except loop.Stopped as stopped:
     print(f"lm-jax: {stopped}; the same command goes on from there", file=sys.stderr)
     return 128 + stopped.signal_number

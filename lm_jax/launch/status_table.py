@@ -9,10 +9,10 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from lm_jax.launch.statuses import LOST, STATES, WAITING, Row, state, totals
-from lm_jax.rundir import DONE, FAILED, RUNNING, STOPPED
+from lm_jax.rundir import DONE, FAILED, PAUSED, PRUNED, RUNNING, STOPPED
 
-_STYLES = {RUNNING: "cyan", FAILED: "bold red", LOST: "bold yellow", STOPPED: "yellow", WAITING: "dim",
-           DONE: "green"}  # fmt: skip
+_STYLES = {RUNNING: "cyan", FAILED: "bold red", LOST: "bold yellow", STOPPED: "yellow", PAUSED: "blue",
+           WAITING: "dim", PRUNED: "dim", DONE: "green"}  # fmt: skip
 # Of the table's columns: name, side, texts.
 Column = tuple[str, str, list[str]]
 
@@ -167,7 +167,7 @@ class StatusTable:
   def _line(self, row: Row, i: int, columns: list[Column], widths: Sequence[int], gap: str) -> Text:
     line, style = Text(), _STYLES[state(row)]
     for k, ((name, side, texts), width) in enumerate(zip(columns, widths, strict=True)):
-      quiet = "dim" if state(row) in (WAITING, DONE) else ""
+      quiet = "dim" if state(row) in (WAITING, PRUNED, DONE) else ""
       line.append(gap if k else "").append(
         _justified(texts[i], width, side), style if name == "state" else quiet
       )

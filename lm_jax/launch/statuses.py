@@ -14,14 +14,14 @@ from typing import Any
 
 from lm_jax import finetune_config, lease, rundir
 from lm_jax.config import cell_id
-from lm_jax.rundir import DONE, FAILED, RUNNING, STOPPED
+from lm_jax.rundir import DONE, FAILED, PAUSED, PRUNED, RUNNING, STOPPED
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
 # What nobody has begun, and what died without a word: the next launch takes up both.
 WAITING, LOST = "waiting", "lost"
 # In the order in which they are listed where the sweep's own does not matter.
-STATES = (RUNNING, FAILED, LOST, STOPPED, WAITING, DONE)
+STATES = (RUNNING, FAILED, LOST, STOPPED, PAUSED, WAITING, PRUNED, DONE)
 # A beat older than this is told.
 SILENT_S = 60.0
 
@@ -165,7 +165,7 @@ class Totals:
 
   Attributes:
     counts: cells by state, those states that there are, in the order of STATES.
-    flops, flops_done: of training, exact; None where a row has none.
+    flops, flops_done: of training, exact; None where a row has none. What a stop rule ended is whole.
     fraction: of the work that is done.
     left_s: None where nothing runs, or its speed is not known yet.
   """
@@ -184,14 +184,17 @@ def totals(rows: Sequence[Row]) -> Totals:
   in cells.
   """
   found = [state(row) for row in rows]
-  shares = [_share(row) for row in rows]
-  flops, flops_done = _weigh(rows, "flops_exact", shares)
+  shares = [1.0 if state(row) == PRUNED else _share(row) for row in rows]
+  flops = flops_done = None
+  if all("flops_exact" in row for row in rows):
+    wanted = [row["flops_exact"] * _part(row) for row in rows]
+    flops, flops_done = sum(wanted), sum(f * share for f, share in zip(wanted, shares, strict=True))
   work = next((name for name in ("seconds", "flops_exact") if all(row.get(name) for row in rows)), None)
-  works = [row[work] if work else 1.0 for row in rows]
+  works = [(row[work] if work else 1.0) * _part(row) for row in rows]
   done = sum(w * share for w, share in zip(works, shares, strict=True))
   return Totals(
     {name: found.count(name) for name in STATES if name in found}, flops, flops_done,
-    done / sum(works) if rows else 0.0, _time_left(rows, works, shares),
+    done / sum(works) if sum(works) else 0.0, _time_left(rows, works, shares),
   )  # fmt: skip
 
 
@@ -202,18 +205,16 @@ def _share(row: Row) -> float:
   return status["step"] / status["num_steps"] if status.get("step") and status.get("num_steps") else 0.0
 
 
-def _weigh(rows: Sequence[Row], name: str, shares: Sequence[float]) -> tuple[float | None, float | None]:
-  if not all(name in row for row in rows):
-    return None, None
-  return (sum(row[name] for row in rows),
-          sum(row[name] * share for row, share in zip(rows, shares, strict=True)))  # fmt: skip
+def _part(row: Row) -> float:
+  """Returns which part of a cell is to be trained at all."""
+  return _share(row) if state(row) == PRUNED else 1.0
 
 
 def _time_left(rows: Sequence[Row], works: Sequence[float], shares: Sequence[float]) -> float | None:
   """Estimates from the speed of what runs now; what failed is not counted, as it waits for a person."""
   remaining, speed, longest = 0.0, 0.0, 0.0
   for row, work, share in zip(rows, works, shares, strict=True):
-    if state(row) in (DONE, FAILED):
+    if state(row) in (DONE, PRUNED, FAILED):
       continue
     left = work * (1 - share)
     remaining += left

@@ -6,22 +6,26 @@ WORKDIR/cells/<id>/     one run each
 
 import contextlib
 import dataclasses
+import fcntl
+import functools
 import importlib.metadata
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from lm_jax import failures, records, rundir, scaling, trackers
 from lm_jax.config import Config
-from lm_jax.launch.base import Launcher, Outcome
+from lm_jax.launch.base import Enough, Launcher, Outcome
 from lm_jax.launch.progress import Lines, Progress, live, print_row
 from lm_jax.launch.status_table import StatusTable, summary
 from lm_jax.launch.statuses import WAITING, Row, Watcher, state, totals
 from lm_jax.launch.statuses import statuses as statuses
+from lm_jax.launch.stop_rules import NO_RULES, Following, StopRules
 from lm_jax.rundir import RunDir
 from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell, Sweep
@@ -34,7 +38,7 @@ _VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "
 
 def run(
   sweep: Sweep, workdir: Path, launcher: Launcher, *, order: str = "small_first", retry_failed: bool = False,
-  quiet: bool = False,
+  rules: StopRules = NO_RULES, quiet: bool = False,
 ) -> list[Outcome]:  # fmt: skip
   """Runs the cells that are not done and returns their outcomes; none if nothing was missing.
 
@@ -42,10 +46,12 @@ def run(
 
   Args:
     retry_failed: runs those that failed, all of them, and no others.
+    rules: what ends the sweep before all of it is trained.
   """
   workdir = Path(workdir)
   write_sweep(sweep, workdir)
-  missing = [cell for cell in sweep.cells if not is_done(cell_dir(workdir, cell))]
+  at = functools.partial(cell_dir, workdir)
+  missing = [cell for cell in sweep.cells if not is_done(at(cell))]
   failed = [outcome for cell in missing if (outcome := _failure(workdir, cell))]
   hopeless = [] if retry_failed else [outcome for outcome in failed if outcome.kind in failures.CERTAIN]
   left_alone = {outcome.cell.cell_id for outcome in hopeless}
@@ -54,9 +60,18 @@ def run(
     return hopeless
   to_run.sort(key=lambda cell: scaling.train_flops(cell.config), reverse=order == "large_first")
   prepare_data([cell.config for cell in to_run], quiet=quiet)
-  with Progress(sweep.cells, lambda cell: cell_dir(workdir, cell), quiet=quiet) as progress:
-    outcomes = launcher(to_run, lambda cell: cell_dir(workdir, cell), progress.update)
-  return [*outcomes, *hopeless]
+  following = Following(rules, sweep.cells, to_run, hopeless, at)
+  with Progress(sweep.cells, at, quiet=quiet) as progress:
+    while stage := following.next():
+      if rules:
+        write_sweep(sweep, workdir, following.record())
+      try:
+        following.take(launcher(stage, at, following.watch(progress.update)))
+      except Enough as why:
+        print(f"{why}; the same command goes on", file=sys.stderr, flush=True)
+  if rules:
+    write_sweep(sweep, workdir, following.record())
+  return [*following.outcomes(), *hopeless]
 
 
 def _failure(workdir: Path, cell: Cell) -> Outcome | None:
@@ -101,11 +116,28 @@ def is_done(directory: Path) -> bool:
   return RunDir(directory).is_done()
 
 
-def write_sweep(sweep: Sweep, workdir: Path) -> None:
-  """Writes sweep.json. Cells of an earlier form of the sweep stay listed, since their results stand."""
+def write_sweep(sweep: Sweep, workdir: Path, stop_rules: dict[str, Any] | None = None) -> None:
+  """Writes sweep.json. Cells of an earlier form of the sweep stay listed, since their results stand.
+
+  Args:
+    stop_rules: what the rules of this launch have come to; those of an earlier one do not stand.
+  """
   if (workdir / "config.json").exists():
     raise ConfigError(f"--workdir={workdir}: holds a single run; choose another workdir")
   workdir.mkdir(parents=True, exist_ok=True)
+  with _alone(workdir):
+    _merge_sweep(sweep, workdir, stop_rules)
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+  """Keeps other launches from writing sweep.json meanwhile, which would lose cells of one of them."""
+  with (workdir / ".sweep.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+
+
+def _merge_sweep(sweep: Sweep, workdir: Path, stop_rules: dict[str, Any] | None) -> None:
   path = workdir / "sweep.json"
   cells = {cell.cell_id: cell.summary() for cell in sweep.cells}
   if path.exists():
@@ -117,7 +149,8 @@ def write_sweep(sweep: Sweep, workdir: Path) -> None:
       )
     cells = {cell["cell_id"]: cell for cell in before["cells"]} | cells
   rundir.write_json(path, {
-    "study": sweep.study, **records.provenance(), "versions": versions(), "cells": list(cells.values())
+    "study": sweep.study, **records.provenance(), "versions": versions(),
+    **({"stop_rules": stop_rules} if stop_rules else {}), "cells": list(cells.values()),
   })  # fmt: skip
 
 
@@ -162,7 +195,7 @@ def _watch(watcher: Watcher, *, as_json: bool) -> int:
       if found & {rundir.RUNNING, WAITING}:
         last_open = time.monotonic()
       # A launcher may start again what just failed or was lost, and needs a moment for it.
-      if found <= {rundir.DONE} or time.monotonic() - last_open > _SETTLED_S:
+      if found <= {rundir.DONE, rundir.PRUNED} or time.monotonic() - last_open > _SETTLED_S:
         break
       time.sleep(_LOOK_EVERY_S)
   if not as_json and not table:

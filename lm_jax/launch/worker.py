@@ -91,6 +91,8 @@ def _reply(directory: Path, error: Exception | None) -> Reply:
     return rundir.DONE, None, None
   if isinstance(error, loop.Stopped):
     return rundir.STOPPED, None, None
+  if isinstance(error, loop.Paused):
+    return rundir.PAUSED, None, None
   if isinstance(error, rundir.Busy | lease.Lost):
     return rundir.BUSY, str(error), None
   kind = failures.kind(error)

@@ -17,7 +17,12 @@ from lm_jax.trackers.base import hyperparameters
 
 FOLDER = "mlflow"
 _PARAMS_A_CALL = 100  # MLflow takes no more
-_STATUS = {rundir.DONE: "FINISHED", rundir.STOPPED: "KILLED", rundir.FAILED: "FAILED"}
+_STATUS = {
+  rundir.DONE: "FINISHED",
+  rundir.STOPPED: "KILLED",
+  rundir.PAUSED: "KILLED",
+  rundir.FAILED: "FAILED",
+}
 
 
 def open_tracker(config: Config, run: RunDir, first: int) -> "MLflow":

@@ -53,4 +53,4 @@ class WandB:
       self._run.log(dict(values), step=step)
 
   def close(self, state: str) -> None:
-    self._run.finish(exit_code=0 if state == rundir.DONE else 1)
+    self._run.finish(exit_code=0 if state in (rundir.DONE, rundir.PAUSED) else 1)
