@@ -4,6 +4,7 @@ Every process runs the same program and holds its devices' part of the batch and
 first one writes records and status.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -84,11 +85,16 @@ def whole(tree: Any) -> Any:
 
 def any_process(flag: bool) -> bool:
   """Returns whether any process says yes; all must ask."""
+  return any_of([flag])[0]
+
+
+def any_of(flags: Sequence[bool]) -> list[bool]:
+  """Returns of each of several questions whether any process says yes; all must ask."""
   if jax.process_count() == 1:
-    return flag
+    return list(flags)
   from jax.experimental import multihost_utils
 
-  return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+  return np.any(multihost_utils.process_allgather(np.array(flags)), axis=0).tolist()
 
 
 def of_first(number: int) -> int:

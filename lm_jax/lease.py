@@ -8,11 +8,13 @@ monotonic clock: no two clocks are ever compared. A holder that was only paused 
 next write, and stops (fencing, as in https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
 
 A holder also keeps a lock (flock) on the folder, which the system drops the moment it dies: on the same
-machine, one that was killed is followed at once.
+machine, one that was killed is followed at once. Where a file system has no locks, or no hard links, as that
+of a mounted bucket may be, silence and exclusive creation do without.
 """
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
@@ -31,6 +33,8 @@ _NAME = re.compile(r"lease\.(\d+)")
 _BYTES = 512
 # How often and for how long the lock is tried again, since a reader may hold it for an instant.
 _TRIES, _AGAIN_S = 5, 0.05
+# What file systems say that lack hard links, or locks.
+_LACKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 
 class Busy(Exception):
@@ -103,9 +107,9 @@ def claim(folder: Path, *, silence_s: float = SILENCE_S) -> "Lease":
   folder.mkdir(parents=True, exist_ok=True)
   lock = (folder / "lock").open("w")
   try:
-    _take_lock(lock, folder)
+    has_locks = _take_lock(lock, folder)
     last = holder(folder)
-    if last is not None and not last.released and last.machine != machine():
+    if last is not None and not last.released and (last.machine != machine() or not has_locks):
       _require_silence(folder, last, silence_s)
     number = 1 if last is None else last.number + 1
     own = Holder(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), machine(), time=time.time())
@@ -261,10 +265,15 @@ def _encoded(own: Holder) -> bytes:
 
 def _create(folder: Path, own: Holder) -> None:
   # As a link, which like an exclusive creation succeeds for one alone, but is whole from the first moment.
-  temporary = folder / f".lease.{own.token}"
+  temporary, path = folder / f".lease.{own.token}", folder / f"lease.{own.number}"
   try:
     temporary.write_bytes(_encoded(own))
-    os.link(temporary, folder / f"lease.{own.number}")
+    os.link(temporary, path)
+  except OSError as error:
+    if error.errno not in _LACKS:
+      raise
+    with path.open("xb") as f:
+      f.write(_encoded(own))
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -286,10 +295,11 @@ def _remove_below(folder: Path, number: int) -> None:
     left.unlink(missing_ok=True)
 
 
-def _take_lock(lock: IO[str], folder: Path) -> None:
+def _take_lock(lock: IO[str], folder: Path) -> bool:
+  """Returns whether the file system has locks; raises Busy where another process has this one."""
   for _ in range(_TRIES):
-    if _try_lock(lock, fcntl.LOCK_EX):
-      return
+    if (got := _try_lock(lock, fcntl.LOCK_EX)) is not False:
+      return got is not None
     time.sleep(_AGAIN_S)
   raise Busy(f"{folder}: another process is at work on it")
 
@@ -300,12 +310,18 @@ def _is_locked(folder: Path) -> bool:
   except FileNotFoundError:
     return False
   with lock:
+    # Where there are no locks nothing can be told.
     return not _try_lock(lock, fcntl.LOCK_SH)
 
 
-def _try_lock(lock: IO[str], mode: int) -> bool:
+def _try_lock(lock: IO[str], mode: int) -> bool | None:
+  """Returns whether it was taken, None where the file system has no locks."""
   try:
     fcntl.flock(lock, mode | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
+  except OSError as error:
+    if error.errno not in _LACKS:
+      raise
+    return None
   return True

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,14 +18,12 @@ from typing import Any
 
 import jax
 
-from lm_jax import failures, hosts, population, programs, rundir, state, step, tasks
-from lm_jax.checkpoint import Checkpoints, Damaged
+from lm_jax import failures, hosts, population, programs, rundir, state, step
 from lm_jax.config import Config
-from lm_jax.journal import Diverged, Journal
-from lm_jax.lease import Busy, Lost
+from lm_jax.journal import Diverged as Diverged
+from lm_jax.member import Member
 from lm_jax.rundir import RunDir
 from lm_jax.schedule import AnyOf, AtSteps, EveryN, LogSpaced
-from lm_jax.strict import ConfigError
 
 
 class Stopped(Exception):
@@ -107,7 +104,7 @@ def train_population(
   if len(configs) > 1:
     population.check_members(configs)
   with contextlib.ExitStack() as stack:
-    members = [_Member(c, RunDir(Path(d)), stack) for c, d in zip(configs, directories, strict=True)]
+    members = [Member(c, RunDir(Path(d)), stack) for c, d in zip(configs, directories, strict=True)]
     # Members that stopped at different steps cannot share a dispatch, and go on in groups that can.
     waiting = [member for member in members if member.is_open]
     while waiting:
@@ -125,7 +122,7 @@ def train_population(
   return [member.error for member in members]
 
 
-def _out_of_memory(members: Sequence["_Member"], error: Exception) -> str:
+def _out_of_memory(members: Sequence["Member"], error: Exception) -> str:
   """Says what would not fit and which fields of the config would help."""
   asked = re.search(r"allocat\w+ ~?([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
   c = members[0].config
@@ -143,108 +140,10 @@ def _out_of_memory(members: Sequence["_Member"], error: Exception) -> str:
   return f"out of memory{what} on {jax.devices()[0].device_kind}; what helps: {', '.join(advice)}"
 
 
-class _Member:
-  """One run of a loop: its journal and checkpoints, or why it cannot go on."""
-
-  def __init__(self, config: Config, run: RunDir, stack: contextlib.ExitStack):
-    self.config, self.run, self._stack = config, run, stack
-    self.error: Exception | None = None
-    self.is_done = False
-    self._check: Callable[[], None] = lambda: None
-    try:
-      run.check(config)
-      self.is_done = run.is_done()
-      if hosts.is_first() and not self.is_done:
-        self._check = stack.enter_context(run.claim()).check
-        self.is_done = run.is_done()  # it may have been done while this process came to hold it
-    except (Busy, ConfigError) as error:
-      self.error = error
-    if hosts.any_process(self.error is not None):
-      self.error = self.error or Busy(f"{run.path}: the first process could not take it")
-      return
-    if hosts.any_process(self.is_done):
-      self.is_done = True
-      return
-    if hosts.is_first():
-      run.write_config(config)
-    self.checkpoints = Checkpoints(run.checkpoints, config.runtime.keep_checkpoints)
-    stack.callback(self.checkpoints.close)
-    self.latest_step = self.checkpoints.latest_step() or 0
-    self.saved_step: int | None = None
-    self._damages: dict[int, Damaged] = {}  # by the steps of checkpoints that could not be used
-
-  @property
-  def is_open(self) -> bool:
-    return self.error is None and not self.is_done
-
-  def begin(self, task: tasks.Task) -> None:
-    self.journal = Journal(self.config, self.run, task, self._check)
-    self._stack.callback(self.journal.close)
-
-  def restore(self, like: state.TrainState) -> state.TrainState | None:
-    """Returns the state at the latest checkpoint; None if that cannot be used, and another is the latest."""
-    try:
-      s, position = self.checkpoints.restore(self.latest_step, like)
-      self.journal.restore(position)
-    except Damaged as damage:
-      self._damages[self.latest_step] = damage
-      self.latest_step = self.checkpoints.latest_step(before=self.latest_step) or 0
-      return None
-    self.saved_step = self.latest_step
-    return s
-
-  def settle(self) -> None:
-    """Tells of checkpoints that could not be used, and puts them away: now another is known to do."""
-    if self._damages and hosts.is_first():
-      self._check()
-      self.checkpoints.set_aside(self._damages)
-      unused = " and ".join(f"that of step {step} ({damage})" for step, damage in self._damages.items())
-      goes_on = (
-        f"goes on from the checkpoint of step {self.latest_step}" if self.latest_step else "starts over"
-      )
-      print(f"lm-jax: {self.run.path}: {goes_on}, and cannot use {unused}", file=sys.stderr, flush=True)
-    self._damages = {}
-
-  def save(self, s: state.TrainState, done: int) -> None:
-    self._check()
-    self.checkpoints.save(done, s, self.journal.position(done))
-    self.saved_step = done
-
-  def attempt(self, act: Callable[..., None], *args: Any) -> None:
-    """Does something for this run alone: what ends it does not end the others."""
-    try:
-      act(*args)
-    except Diverged as error:
-      self._diverge(error)
-    except Lost as error:
-      self.error = error  # and nothing is written: the run is another's
-
-  def _diverge(self, error: Diverged) -> None:
-    message = f"{error}; last good checkpoint: {self._last_good(error.step)}"
-    self.fail(Diverged(message, error.step), error.step)
-
-  def fail(self, error: Exception, step: int | None = None) -> None:
-    self.error = error
-    if hosts.is_first():
-      try:
-        self._check()
-      except Lost as lost:
-        self.error = lost
-        return
-      where = {} if step is None else {"step": step, "num_steps": self.config.train.num_steps}
-      self.run.write_status(rundir.FAILED, error=str(error), kind=failures.kind(error), **where)
-
-  def _last_good(self, diverged: int) -> str:
-    self.checkpoints.wait()
-    # Loss and gradient of a step are of the parameters before it: those after `diverged` - 1 are bad already.
-    good = [step for step in self.checkpoints.all_steps() if step < diverged - 1]
-    return f"step {max(good)} in {self.run.checkpoints}" if good else "none"
-
-
 class _Loop:
   """Drives members of one shape, all at one step, to their end."""
 
-  def __init__(self, members: Sequence[_Member], stop: Stop):
+  def __init__(self, members: Sequence[Member], stop: Stop):
     self.members, self.stop = members, stop
     c = members[0].config
     self.num_steps, self.runtime = c.train.num_steps, c.runtime
@@ -268,7 +167,10 @@ class _Loop:
     if s is None:
       return False
     self._write_status(done)
-    while self.alive:
+    while True:
+      stopping = self._agree()
+      if not self.alive:
+        break
       if done and self.saving(done):
         self._save(s, done)
       if done == self.num_steps:
@@ -276,7 +178,7 @@ class _Loop:
       if done >= self.stop_at:
         self._save_and_end(s, done, rundir.PAUSED, Paused(f"paused at step {done} of {self.num_steps}"))
         return True
-      if hosts.any_process(self.stop.is_set()):
+      if stopping:
         message = f"stopped and saved at step {done} of {self.num_steps}"
         self._save_and_end(s, done, rundir.STOPPED, Stopped(self.stop.signal_number, message))
         return True
@@ -300,11 +202,22 @@ class _Loop:
     for member in self.alive:
       member.checkpoints.wait()
       member.attempt(member.journal.write_status, done, rundir.DONE)
+      member.error = member.lost
     return True
 
   @property
-  def alive(self) -> list[_Member]:
+  def alive(self) -> list[Member]:
     return [member for member in self.members if member.error is None]
+
+  def _agree(self) -> bool:
+    """Ends what is lost, and returns whether to stop, in all processes alike."""
+    *lost, stopping = hosts.any_of(
+      [*(member.lost is not None for member in self.members), self.stop.is_set()]
+    )
+    for member, is_lost in zip(self.members, lost, strict=True):
+      if is_lost and member.error is None:
+        member.end_lost()
+    return stopping
 
   def _restore(self, at: int) -> state.TrainState | None:
     for member in self.members:
@@ -325,6 +238,9 @@ class _Loop:
 
   def _save(self, s: state.TrainState, done: int) -> None:
     self._drain(keep=0)
+    for member in self.alive:
+      member.attempt(member.check)
+    self._agree()
     for member, one in zip(self.members, self.engine.split(s), strict=True):
       if member.error is None and member.saved_step != done:
         member.attempt(member.save, one, done)
@@ -337,7 +253,7 @@ class _Loop:
       member.checkpoints.wait()
       member.attempt(member.journal.write_status, done, to)
     for member in self.alive:
-      member.error = why
+      member.error = member.lost or why
 
   def _until_due(self, done: int) -> int:
     """Returns how many steps to dispatch: up to the next step at which something is due."""

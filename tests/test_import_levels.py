@@ -34,8 +34,8 @@ LEVELS = {
   ),
   4: (
     "bench", "decode_bench", "evaluate", "few_shot", "few_shot_prompts", "few_shot_runs", "few_shot_scores",
-    "finetune", "journal", "language_model", "lm_eval_model", "loop", "programs", "prompt_selection",
-    "reader", "text_scores", "trackers", "weights_cost",
+    "finetune", "journal", "language_model", "lm_eval_model", "loop", "member", "programs",
+    "prompt_selection", "reader", "text_scores", "trackers", "weights_cost",
   ),
   5: ("config_file", "launch", "plan", "resolution", "sweep"),
   6: ("analysis",),

@@ -126,6 +126,40 @@ def test_of_many_that_race_one_is_inside(process, tmp_path, machines):
   assert len(leases(tmp_path)) == 1
 
 
+# As file systems that lack them answer, some of those that buckets are mounted as.
+BARE = """
+import errno, fcntl
+def refuse(*_):
+  raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+os.link = fcntl.flock = refuse
+"""
+
+
+@pytest.mark.parametrize("machines", [1, 6])
+def test_without_hard_links_and_locks_one_is_inside_too(process, tmp_path, machines):
+  names = [f"machine {i}" if machines > 1 else None for i in range(6)]
+  # Nobody dies here, and a claim that is seen half-written is not taken over.
+  racers = [process(BARE + RACER, tmp_path, 3, elsewhere=name) for name in names]
+  results = [racer.communicate(timeout=120) for racer in racers]
+  assert [racer.returncode for racer in racers] == [0] * 6, results
+  assert sum(int(out) for out, _ in results) > 50
+  assert len(leases(tmp_path)) == 1
+
+
+def test_without_locks_a_killed_holder_is_followed_after_its_silence(process, tmp_path, monkeypatch):
+  holder = held(process(BARE + HOLDER, tmp_path))
+  monkeypatch.setattr(lease, "_try_lock", lambda *_: None)
+  with pytest.raises(Busy):
+    lease.claim(tmp_path, silence_s=0.3)
+  assert lease.is_held(tmp_path)
+  time.sleep(0.4)
+  with pytest.raises(Busy):  # it beats
+    lease.claim(tmp_path, silence_s=0.3)
+  holder.kill()
+  holder.wait()
+  claimed(tmp_path, silence_s=0.3).release()
+
+
 def test_a_killed_holder_of_this_machine_is_followed_at_once(process, tmp_path):
   holder = held(process(HOLDER, tmp_path))
   with pytest.raises(Busy):

@@ -17,7 +17,7 @@ from lm_jax import rundir, sweep
 from lm_jax.launch import statuses, study
 from lm_jax.launch.status_table import StatusTable, notes, status_line
 from lm_jax.launch.statuses import LOST, WAITING, Watcher, totals
-from lm_jax.rundir import DONE, FAILED, RUNNING, STOPPED, RunDir
+from lm_jax.rundir import DONE, FAILED, PRUNED, RUNNING, STOPPED, RunDir
 from lm_jax.strict import ConfigError
 
 FIELDS = {"step": 3, "num_steps": 60, "loss": 1.5, "tokens_per_s": 2e3, "eta_s": 75.0, "error": None}
@@ -116,15 +116,25 @@ def test_a_process_on_another_machine_runs_until_it_releases(tmp_path, monkeypat
   assert statuses.state(row) == RUNNING
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+@pytest.mark.parametrize("left, why", [('{"state": "runn', "cannot be read as JSON"),
+                                       ('{"state": "running", "loss": NaN}', "NaN is no JSON")])  # fmt: skip
+def test_a_status_that_cannot_be_read_is_told_of_and_hides_no_other(left, why, tmp_path):
+  run, *others = sweep_of(tmp_path)
+  written_by(others[0], 77, DONE)
+  run.path.mkdir(parents=True)
+  (run.path / "status.json").write_text(left)
+  rows = statuses.statuses(tmp_path)
+  assert [statuses.state(row) for row in rows[:2]] == [LOST, DONE]
+  (note,) = notes(rows[0])
+  assert f"{run.path}/status.json" in note and why in note and "goes on from its checkpoints" in note
+  # Whoever takes it up is seen.
+  with run.claim():
+    assert statuses.state(statuses.statuses(tmp_path)[0]) == RUNNING
+
+
+def test_a_folder_that_is_no_sweep_is_named(tmp_path):
   run, *_ = sweep_of(tmp_path)
   run.path.mkdir(parents=True)
-  (run.path / "status.json").write_text('{"state": "runn')
-  with pytest.raises(ConfigError, match=r"status.json: cannot be read as JSON"):
-    statuses.statuses(tmp_path)
-  (run.path / "status.json").write_text('{"state": "running", "loss": NaN}')
-  with pytest.raises(ConfigError, match="NaN is no JSON"):
-    statuses.statuses(tmp_path)
   with pytest.raises(ConfigError, match="holds neither a sweep nor a run"):
     statuses.statuses(run.path)
 
@@ -179,6 +189,17 @@ def test_totals():
   assert totals(without).flops is None and totals(without).fraction == pytest.approx(
     (1 + 0.5 + 0.25 + 0.1) / 5
   )
+
+
+def test_what_a_stop_rule_ended_is_whole_and_not_waited_for():
+  rows = [row("a", RUNNING, step=30, eta_s=10.0), row("b", PRUNED, step=15, error="halving: ..."), row("c")]
+  whole = totals(rows)
+  assert list(whole.counts.items()) == [(RUNNING, 1), (WAITING, 1), (PRUNED, 1)]
+  assert (whole.flops, whole.flops_done) == (225.0, 75.0)
+  assert whole.fraction == pytest.approx(75 / 225)
+  assert whole.left_s == pytest.approx(150 / 5)
+  assert totals([row("b", PRUNED, step=15)]).fraction == 1.0
+  assert notes(rows[1]) == ["halving: ..."]
 
 
 # --- words and the table --------------------------------------------------------------------------

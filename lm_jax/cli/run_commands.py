@@ -244,6 +244,7 @@ def classify(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 def _workdir(values: flags.FlagValues) -> Path:
   """Returns the workdir, made if it was not there."""
+  _require_folder(values.workdir)
   path = Path(values.workdir)
   nearest_there = next(p for p in (path, *path.parents, Path.cwd()) if p.exists())
   if not nearest_there.is_dir():
@@ -261,7 +262,13 @@ def existing(values: flags.FlagValues) -> Path:
   return existing_folder(values.workdir)
 
 
+def _require_folder(workdir: str) -> None:
+  if "://" in workdir:
+    raise ConfigError(f"--workdir={workdir}: must be a folder; a bucket can be mounted as one")
+
+
 def existing_folder(workdir: str) -> Path:
+  _require_folder(workdir)
   path = Path(workdir)
   if not path.is_dir():
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -14,7 +14,6 @@ from lm_jax.launch.status_table import StatusTable, notes, status_line, summary
 from lm_jax.launch.status_table import duration as duration
 from lm_jax.launch.statuses import STATES, Looker, Row, state
 from lm_jax.rundir import DONE, FAILED, PRUNED, RUNNING, STOPPED
-from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
 _LOOK_EVERY_S, _PLAIN_EVERY_S = 0.5, 10.0
@@ -103,9 +102,8 @@ class Progress:
 
   def _status(self, directory: Path) -> dict[str, Any] | None:
     """Returns a cell's status; how it stood before this launch no longer matters, unless it is done."""
-    try:
-      status = self._looker.status(directory)
-    except ConfigError:  # cannot be read, since its machine lost power: the run writes another
+    status = self._looker.status(directory)
+    if status and "unreadable" in status:  # the run writes another
       return None
     is_old = status and status["state"] not in (DONE, RUNNING) and status["time"] < self._started
     return None if is_old else status

@@ -53,6 +53,10 @@ def notes(row: Row) -> list[str]:
     ago = duration(status["silent_s"])
     by_watch = status["silent_by"] == "watch"
     return [f"silent for {ago}" if by_watch else f"last heard of {ago} ago, by its machine's clock"]
+  if status.get("unreadable"):
+    return [
+      _printable(f"{status['unreadable']}; it goes on from its checkpoints when the sweep is run again")
+    ]
   if state(row) == LOST:
     return [f"its process ({who(row)}) died without a word; it goes on when the sweep is run again"]
   text = status.get("error")

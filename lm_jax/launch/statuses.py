@@ -49,21 +49,28 @@ class Looker:
     Beside what status.json holds (`rundir.RunDir.write_status`) it has, where a process is at work, that
     one's "host" and "pid", and "silent_s", the seconds since its last beat where they are many, with
     "silent_by": "watch" where they passed while this object looked, else "clock", the other's, which may
-    be wrong.
+    be wrong. One that cannot be read, as a machine that lost power may leave it, is LOST, with why under
+    "unreadable".
     """
-    status = self.json(directory / "status.json")
+    status = self._status(directory)
     if status and status["state"] == DONE:
       return status
     last = lease.holder(directory)
     if last is not None and lease.is_held(directory):
       return self._of_held(directory, status, last)
     # Its process ended since, with or without a word.
-    status = self.json(directory / "status.json")
+    status = self._status(directory)
     return status | {"state": LOST} if status and status["state"] == RUNNING else status
+
+  def _status(self, directory: Path) -> dict[str, Any] | None:
+    try:
+      return self.json(directory / "status.json")
+    except ConfigError as error:
+      return {"state": LOST, "unreadable": str(error)}
 
   def _of_held(self, directory: Path, status: dict[str, Any] | None, last: lease.Holder) -> dict[str, Any]:
     who = {"host": last.host, "pid": last.pid}
-    if status and (status["host"], status["pid"]) == (last.host, last.pid):
+    if status and (status.get("host"), status.get("pid")) == (last.host, last.pid):
       # Its own word, also that it failed while others of its population still train.
       return status | self._silence(directory, last) if status["state"] == RUNNING else status
     # Taken up, and nothing written yet: what went wrong before, and its speed, are no longer true.

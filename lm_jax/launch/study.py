@@ -69,8 +69,7 @@ def run(
         following.take(launcher(stage, at, following.watch(progress.update)))
       except Enough as why:
         print(f"{why}; the same command goes on", file=sys.stderr, flush=True)
-  if rules:
-    write_sweep(sweep, workdir, following.record())
+  write_sweep(sweep, workdir, following.record() if rules else None)
   return [*following.outcomes(), *hopeless]
 
 
@@ -133,7 +132,9 @@ def write_sweep(sweep: Sweep, workdir: Path, stop_rules: dict[str, Any] | None =
 def _alone(workdir: Path) -> Iterator[None]:
   """Keeps other launches from writing sweep.json meanwhile, which would lose cells of one of them."""
   with (workdir / ".sweep.lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    # A file system without locks goes without: at the end of its launch each writes its cells again.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
     yield
 
 

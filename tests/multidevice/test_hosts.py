@@ -142,3 +142,23 @@ def test_a_platform_that_is_not_there_is_one_line(tmp_path, platform):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"JAX_PLATFORMS={platform}: " in done.stderr
   assert not (tmp_path / "w").exists()
+
+
+def test_a_run_that_another_process_took_over_ends_in_both(tmp_path):
+  file = write_config(tmp_path / "run.py", merged(TREE, train={"num_steps": 1_000_000}))
+  workdir = tmp_path / "w"
+  processes = start_two(file, workdir, "--config.parallel.fsdp=2")
+  wait_until(lambda: (workdir / "checkpoints" / "20").is_dir(), processes[0])
+  # As a process on another machine does that has heard nothing for a while.
+  own = json.loads((workdir / "lease.1").read_text())
+  taken = own | {"token": "another", "host": "elsewhere", "pid": 1, "machine": "another"}
+  (tmp_path / "lease").write_text(json.dumps(taken).ljust(511) + "\n")
+  (tmp_path / "lease").rename(workdir / "lease.2")
+  before = {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()}
+  ended = [finish(p) for p in processes]
+  assert [p.returncode for p in ended] == [1, 1], ended[0].stderr
+  assert "process 1 on elsewhere took it over" in ended[0].stderr
+  assert "another process took it over, as the first one found" in ended[1].stderr
+  assert status(workdir)["state"] == rundir.RUNNING  # as the other one has it
+  left = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()}
+  assert max(left) <= max(map(int, before)) + 10

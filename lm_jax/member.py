@@ -1,0 +1,131 @@
+"""One run of a loop: its lease, journal and checkpoints, and what ended it.
+
+Where several processes train it, the first one alone holds the lease and writes. When it finds that the run
+is another's by now, all of them end it at a step that they agree on: one that left by itself would leave the
+others in a collective for ever.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lm_jax import failures, hosts, rundir, state, tasks
+from lm_jax.checkpoint import Checkpoints, Damaged
+from lm_jax.config import Config
+from lm_jax.journal import Diverged, Journal
+from lm_jax.lease import Busy, Lost
+from lm_jax.rundir import RunDir
+from lm_jax.strict import ConfigError
+
+
+class Member:
+  """A run that is held by this process, or by the first of its processes.
+
+  Attributes:
+    error: why it cannot go on.
+    lost: that it is another process's by now, before all of its processes know; then it is `error`.
+  """
+
+  def __init__(self, config: Config, run: RunDir, stack: contextlib.ExitStack):
+    self.config, self.run, self._stack = config, run, stack
+    self.error: Exception | None = None
+    self.lost: Lost | None = None
+    self.is_done = False
+    self._check: Callable[[], None] = lambda: None
+    try:
+      run.check(config)
+      self.is_done = run.is_done()
+      if hosts.is_first() and not self.is_done:
+        self._check = stack.enter_context(run.claim()).check
+        self.is_done = run.is_done()  # it may have been done while this process came to hold it
+    except (Busy, ConfigError) as error:
+      self.error = error
+    if hosts.any_process(self.error is not None):
+      self.error = self.error or Busy(f"{run.path}: the first process could not take it")
+      return
+    if hosts.any_process(self.is_done):
+      self.is_done = True
+      return
+    if hosts.is_first():
+      run.write_config(config)
+    self.checkpoints = Checkpoints(run.checkpoints, config.runtime.keep_checkpoints)
+    stack.callback(self.checkpoints.close)
+    self.latest_step = self.checkpoints.latest_step() or 0
+    self.saved_step: int | None = None
+    self._damages: dict[int, Damaged] = {}  # by the steps of checkpoints that could not be used
+
+  @property
+  def is_open(self) -> bool:
+    return self.error is None and not self.is_done
+
+  def begin(self, task: tasks.Task) -> None:
+    self.journal = Journal(self.config, self.run, task, self._check)
+    self._stack.callback(self.journal.close)
+
+  def restore(self, like: state.TrainState) -> state.TrainState | None:
+    """Returns the state at the latest checkpoint; None if that cannot be used, and another is the latest."""
+    try:
+      s, position = self.checkpoints.restore(self.latest_step, like)
+      self.journal.restore(position)
+    except Damaged as damage:
+      self._damages[self.latest_step] = damage
+      self.latest_step = self.checkpoints.latest_step(before=self.latest_step) or 0
+      return None
+    self.saved_step = self.latest_step
+    return s
+
+  def settle(self) -> None:
+    """Tells of checkpoints that could not be used, and puts them away: now another is known to do."""
+    if self._damages and hosts.is_first():
+      self._check()
+      self.checkpoints.set_aside(self._damages)
+      unused = " and ".join(f"that of step {step} ({damage})" for step, damage in self._damages.items())
+      goes_on = (
+        f"goes on from the checkpoint of step {self.latest_step}" if self.latest_step else "starts over"
+      )
+      print(f"lm-jax: {self.run.path}: {goes_on}, and cannot use {unused}", file=sys.stderr, flush=True)
+    self._damages = {}
+
+  def check(self) -> None:
+    """Raises Lost if the run is another process's by now."""
+    self._check()
+
+  def save(self, s: state.TrainState, done: int) -> None:
+    """Begins to save, together with all processes of the run; after a `check` of which they all know."""
+    self.checkpoints.save(done, s, self.journal.position(done))
+    self.saved_step = done
+
+  def attempt(self, act: Callable[..., None], *args: Any) -> None:
+    """Does something for this run alone: what ends it does not end the others."""
+    try:
+      act(*args)
+    except Diverged as error:
+      self._diverge(error)
+    except Lost as error:
+      self.lost = error  # and nothing is written
+
+  def end_lost(self) -> None:
+    """Ends a run of which one process has found that it is another's."""
+    self.error = self.lost or Lost(f"{self.run.path}: another process took it over, as the first one found")
+
+  def _diverge(self, error: Diverged) -> None:
+    message = f"{error}; last good checkpoint: {self._last_good(error.step)}"
+    self.fail(Diverged(message, error.step), error.step)
+
+  def fail(self, error: Exception, step: int | None = None) -> None:
+    self.error = error
+    if hosts.is_first():
+      try:
+        self._check()
+      except Lost as lost:
+        self.error = lost
+        return
+      where = {} if step is None else {"step": step, "num_steps": self.config.train.num_steps}
+      self.run.write_status(rundir.FAILED, error=str(error), kind=failures.kind(error), **where)
+
+  def _last_good(self, diverged: int) -> str:
+    self.checkpoints.wait()
+    # Loss and gradient of a step are of the parameters before it: those after `diverged` - 1 are bad already.
+    good = [step for step in self.checkpoints.all_steps() if step < diverged - 1]
+    return f"step {max(good)} in {self.run.checkpoints}" if good else "none"
