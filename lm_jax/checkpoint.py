@@ -26,10 +26,15 @@ from lm_jax.strict import ConfigError
 
 # Orbax reports every step of every save; a run's own progress is shown elsewhere.
 logging.getLogger("absl").setLevel(logging.WARNING)
+
+
 # What goes wrong with the disk it raises too, and whoever runs the run tells that in a line.
-logging.getLogger("absl").addFilter(
-  lambda told: not (told.exc_info and failures.kind(told.exc_info[1]) == failures.DISK)
-)
+def _is_told_elsewhere(error: BaseException) -> bool:
+  # Threads of a save that failed may still be there when their process ends.
+  return failures.kind(error) == failures.DISK or "after interpreter shutdown" in str(error)
+
+
+logging.getLogger("absl").addFilter(lambda told: not (told.exc_info and _is_told_elsewhere(told.exc_info[1])))
 
 _FIELDS = ("position", "state", "digest")
 _SET_ASIDE = "damaged-"

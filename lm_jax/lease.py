@@ -21,9 +21,11 @@ import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +41,18 @@ _LACKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 class Busy(Exception):
   """Another process is at work on it."""
+
+
+class Unheard(Busy):
+  """A process elsewhere holds it, or died: its silence tells, to a process that keeps trying.
+
+  Attributes:
+    since: this process's monotonic clock when the last beat was first seen, in seconds.
+  """
+
+  def __init__(self, message: str, since: float):
+    super().__init__(message)
+    self.since = since
 
 
 class Lost(Exception):
@@ -130,6 +144,31 @@ def claim(folder: Path, *, silence_s: float = SILENCE_S) -> "Lease":
   _HEART.add(lease)
   _remove_below(folder, own.number)
   return lease
+
+
+def claim_from_the_dead(
+  folder: Path, *, silence_s: float = SILENCE_S, wait: Callable[[float], bool | None] = time.sleep
+) -> "Lease":
+  """Takes a folder as `claim` does, also from a process elsewhere that died, after its silence.
+
+  Args:
+    wait: called between tries with the seconds until the next; returns whether to give up.
+
+  Raises:
+    Busy: another process holds it; one elsewhere has been heard of meanwhile; or it was given up.
+  """
+  since = None
+  while True:
+    try:
+      return claim(folder, silence_s=silence_s)
+    except Unheard as unheard:
+      if since is None:
+        print(f"waiting: {unheard}", file=sys.stderr, flush=True)
+      elif unheard.since != since:
+        raise Busy(str(unheard).partition(", or was")[0]) from None
+      since = unheard.since
+      if wait(min(BEAT_S, silence_s) / 5):
+        raise
 
 
 class Lease:
@@ -226,10 +265,10 @@ def _require_silence(folder: Path, last: Holder, silence_s: float) -> None:
   if seen != state:
     _SEEN[folder], since = (state, now), now
   if now - since < silence_s:
-    raise Busy(
+    raise Unheard(
       f"{folder}: process {last.pid} on {last.host} is at work on it, or was: after {silence_s:g} s of "
-      f"silence, of which {now - since:.0f} have passed, it is taken over"
-    )
+      f"silence, of which {now - since:.0f} have passed, it is taken over", since,
+    )  # fmt: skip
 
 
 # --- files --------------------------------------------------------------------------------------

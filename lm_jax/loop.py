@@ -106,13 +106,13 @@ def train_population(
   with contextlib.ExitStack() as stack:
     members = [Member(c, RunDir(Path(d)), stack) for c, d in zip(configs, directories, strict=True)]
     # Members that stopped at different steps cannot share a dispatch, and go on in groups that can.
-    waiting = [member for member in members if member.is_open]
-    while waiting:
+    waiting = members
+    while waiting := [member for member in waiting if member.is_open]:
       at = max(member.latest_step for member in waiting)
       group = [member for member in waiting if member.latest_step == at]
       try:
         if not _Loop(group, stop or Stop()).go(at, on_first_step):
-          continue  # some fell back to earlier checkpoints, and belong to other groups now
+          continue  # some fell back to earlier checkpoints or failed; the others are another group now
       except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
           raise
@@ -199,10 +199,7 @@ class _Loop:
       if self.asking(done):
         self._log_few_shot(s, done)
       self._write_status(done)
-    for member in self.alive:
-      member.checkpoints.wait()
-      member.attempt(member.journal.write_status, done, rundir.DONE)
-      member.error = member.lost
+    self._end(done, rundir.DONE)
     return True
 
   @property
@@ -210,31 +207,39 @@ class _Loop:
     return [member for member in self.members if member.error is None]
 
   def _agree(self) -> bool:
-    """Ends what is lost, and returns whether to stop, in all processes alike."""
-    *lost, stopping = hosts.any_of(
-      [*(member.lost is not None for member in self.members), self.stop.is_set()]
-    )
-    for member, is_lost in zip(self.members, lost, strict=True):
-      if is_lost and member.error is None:
-        member.end_lost()
+    """Ends what any process has noticed not to go on, and returns whether to stop, in all of them alike."""
+    noticed = [member.noticed is not None for member in self.members]
+    *ends, stopping = hosts.any_of([*noticed, self.stop.is_set()])
+    for member, ended in zip(self.members, ends, strict=True):
+      if ended and member.error is None:
+        member.end()
     return stopping
 
   def _restore(self, at: int) -> state.TrainState | None:
+    """Returns the state after `at` steps; None where a run has failed, or its checkpoint is damaged."""
     for member in self.members:
-      member.begin(self.task)
+      member.attempt(member.begin, self.task)
+    if not self._all_go_on():
+      return None
     s = self.engine.start(self.configs)
     if at == 0:
       for member in self.members:
-        member.journal.restart()
+        member.attempt(member.journal.restart)
     else:
       like = self.engine.like(s)
-      restored = [member.restore(like) for member in self.members]
-      if any(one is None for one in restored):
+      restored: list[state.TrainState | None] = [None] * len(self.members)
+      for i, member in enumerate(self.members):
+        member.attempt(lambda i=i, member=member: restored.__setitem__(i, member.restore(like)))
+      if not self._all_go_on() or any(one is None for one in restored):
         return None
       s = self.engine.join(restored)
     for member in self.members:
-      member.settle()
-    return s
+      member.attempt(member.settle)
+    return s if self._all_go_on() else None
+
+  def _all_go_on(self) -> bool:
+    self._agree()
+    return len(self.alive) == len(self.members)
 
   def _save(self, s: state.TrainState, done: int) -> None:
     self._drain(keep=0)
@@ -249,11 +254,17 @@ class _Loop:
     self._drain(keep=0)
     if done:
       self._save(s, done)
+    self._end(done, to)
     for member in self.alive:
-      member.checkpoints.wait()
+      member.error = why
+
+  def _end(self, done: int, to: str) -> None:
+    for member in self.alive:
+      member.attempt(member.checkpoints.wait)
+    self._agree()
+    for member in self.alive:
       member.attempt(member.journal.write_status, done, to)
-    for member in self.alive:
-      member.error = member.lost or why
+    self._agree()
 
   def _until_due(self, done: int) -> int:
     """Returns how many steps to dispatch: up to the next step at which something is due."""

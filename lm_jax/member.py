@@ -1,8 +1,8 @@
 """One run of a loop: its lease, journal and checkpoints, and what ended it.
 
-Where several processes train it, the first one alone holds the lease and writes. When it finds that the run
-is another's by now, all of them end it at a step that they agree on: one that left by itself would leave the
-others in a collective for ever.
+Where several processes train it, the first one alone holds the lease and writes. What it notices, as that
+the run is another's by now or the disk is full, ends the run in all of them at a step that they agree on: one
+that left by itself would leave the others in a collective for ever.
 """
 
 import contextlib
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lm_jax import failures, hosts, rundir, state, tasks
+import jax
+
+from lm_jax import failures, hosts, state, tasks
 from lm_jax.checkpoint import Checkpoints, Damaged
 from lm_jax.config import Config
 from lm_jax.journal import Diverged, Journal
 from lm_jax.lease import Busy, Lost
 from lm_jax.rundir import RunDir
-from lm_jax.strict import ConfigError
 
 
 class Member:
@@ -24,13 +25,13 @@ class Member:
 
   Attributes:
     error: why it cannot go on.
-    lost: that it is another process's by now, before all of its processes know; then it is `error`.
+    noticed: that by this process, before all processes of the run know; then it is `error`.
   """
 
   def __init__(self, config: Config, run: RunDir, stack: contextlib.ExitStack):
     self.config, self.run, self._stack = config, run, stack
     self.error: Exception | None = None
-    self.lost: Lost | None = None
+    self.noticed: Exception | None = None
     self.is_done = False
     self._check: Callable[[], None] = lambda: None
     try:
@@ -39,7 +40,7 @@ class Member:
       if hosts.is_first() and not self.is_done:
         self._check = stack.enter_context(run.claim()).check
         self.is_done = run.is_done()  # it may have been done while this process came to hold it
-    except (Busy, ConfigError) as error:
+    except Exception as error:  # of this run alone, and not of others that train with it
       self.error = error
     if hosts.any_process(self.error is not None):
       self.error = self.error or Busy(f"{run.path}: the first process could not take it")
@@ -47,13 +48,18 @@ class Member:
     if hosts.any_process(self.is_done):
       self.is_done = True
       return
-    if hosts.is_first():
-      run.write_config(config)
-    self.checkpoints = Checkpoints(run.checkpoints, config.runtime.keep_checkpoints)
-    stack.callback(self.checkpoints.close)
-    self.latest_step = self.checkpoints.latest_step() or 0
     self.saved_step: int | None = None
     self._damages: dict[int, Damaged] = {}  # by the steps of checkpoints that could not be used
+    try:
+      if hosts.is_first():
+        run.write_config(config)
+      self.checkpoints = Checkpoints(run.checkpoints, config.runtime.keep_checkpoints)
+      stack.callback(self.checkpoints.close)
+      self.latest_step = self.checkpoints.latest_step() or 0
+    except Exception as error:
+      self.noticed = error
+    if hosts.any_process(self.noticed is not None):
+      self.end()
 
   @property
   def is_open(self) -> bool:
@@ -100,14 +106,20 @@ class Member:
     """Does something for this run alone: what ends it does not end the others."""
     try:
       act(*args)
-    except Diverged as error:
+    except Diverged as error:  # which all processes find
       self._diverge(error)
-    except Lost as error:
-      self.lost = error  # and nothing is written
+    except jax.errors.JaxRuntimeError:  # as of memory, which they share
+      raise
+    except Exception as error:
+      self.noticed = error
 
-  def end_lost(self) -> None:
-    """Ends a run of which one process has found that it is another's."""
-    self.error = self.lost or Lost(f"{self.run.path}: another process took it over, as the first one found")
+  def end(self) -> None:
+    """Ends the run for what one of its processes has noticed."""
+    why = self.noticed or Lost(f"{self.run.path}: the first of its processes gave it up")
+    if isinstance(why, Lost):  # and nothing is written
+      self.error = why
+    else:
+      self.fail(why)
 
   def _diverge(self, error: Diverged) -> None:
     message = f"{error}; last good checkpoint: {self._last_good(error.step)}"
@@ -122,7 +134,8 @@ class Member:
         self.error = lost
         return
       where = {} if step is None else {"step": step, "num_steps": self.config.train.num_steps}
-      self.run.write_status(rundir.FAILED, error=str(error), kind=failures.kind(error), **where)
+      with contextlib.suppress(OSError):  # a full disk takes no word of it
+        self.run.write_failure(str(error), failures.kind(error), **where)
 
   def _last_good(self, diverged: int) -> str:
     self.checkpoints.wait()

@@ -98,6 +98,16 @@ class RunDir:
     # Twice a second, and not missed where it is lost.
     write_json(self.path / "status.json", {"state": state, **fields}, to_disk=False)
 
+  def write_failure(self, error: str, kind: str, **fields: Any) -> None:
+    """Writes why the run failed; what it had come to stays told."""
+    known = {k: v for k, v in (self.status() or {}).items() if k in ("step", "num_steps", "loss", "wall_s")}
+    self.write_status(FAILED, **known | fields, error=error, kind=kind)
+
+  def saved_step(self) -> int:
+    """Returns the step of the last checkpoint, 0 where there is none."""
+    names = [path.name for path in self.checkpoints.glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
 
 def write_json(path: Path, value: Any, *, to_disk: bool = True) -> None:
   """Writes so that a reader sees the old file or the new one, never a part.

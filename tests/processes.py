@@ -55,14 +55,16 @@ def start(*words: str | Path, platform: str = "cpu", **options: Any) -> subproce
   )  # fmt: skip
 
 
-def finish(process: subprocess.Popen, typed: str | None = None) -> subprocess.CompletedProcess:
+def finish(
+  process: subprocess.Popen, typed: str | None = None, timeout: float = 400
+) -> subprocess.CompletedProcess:
   """Waits for a process and returns its exit code and output.
 
   Args:
     typed: its input, if it was started with stdin=PIPE.
   """
   try:
-    out, err = process.communicate(typed, timeout=400)
+    out, err = process.communicate(typed, timeout=timeout)
   finally:
     process.kill()
   return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -59,7 +59,7 @@ class Disturbed:
 
   def finish(self, code: int = 0) -> subprocess.CompletedProcess:
     """Gives the command, to its end."""
-    done = finish(self.start())
+    done = finish(self.start(), timeout=1200)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     return done

@@ -258,3 +258,22 @@ def test_a_beat_gets_through_on_a_full_disk(tmp_path):
     assert not list((disk / "other").glob("*lease*"))
   finally:
     subprocess.run(["umount", disk], check=True)
+
+
+def test_what_a_dead_machine_held_is_waited_for_and_taken(process, tmp_path, monkeypatch, capsys):
+  holder = held(process(HOLDER, tmp_path, elsewhere="another"))
+  with pytest.raises(Busy, match=r"is at work on it$"):  # it is heard of
+    lease.claim_from_the_dead(tmp_path, silence_s=1.0)
+  holder.kill()
+  holder.wait()
+  with lease.claim_from_the_dead(tmp_path, silence_s=1.0) as own:
+    own.check()
+  assert "waiting: " in capsys.readouterr().err
+
+
+def test_waiting_for_a_dead_machine_can_be_given_up(process, tmp_path):
+  holder = held(process(HOLDER, tmp_path, elsewhere="another"))
+  holder.kill()
+  holder.wait()
+  with pytest.raises(Busy):
+    lease.claim_from_the_dead(tmp_path, wait=lambda _: True)

@@ -28,6 +28,10 @@ def is_at(directory_of, cell, step: int, state: str = rundir.RUNNING) -> None:
   RunDir(directory_of(cell)).write_status(state, step=step, num_steps=60, loss=1.0, error=None)
 
 
+def saved_at(directory_of, cell, step: int) -> None:
+  (RunDir(directory_of(cell)).checkpoints / str(step)).mkdir(parents=True)
+
+
 def test_packs_are_given_out_in_order_and_answers_are_outcomes(directory_of):
   q = Queue([(A, B), (C,)], directory_of)
   assert q.next() == (A, B)
@@ -61,7 +65,7 @@ def test_one_that_kills_its_process_is_set_apart_and_fails_in_the_end(directory_
     if B in pack:
       deaths += 1
       if A in pack:
-        is_at(directory_of, A, deaths)
+        saved_at(directory_of, A, deaths)
       q.died(pack, "it died")
     else:
       is_at(directory_of, A, 60, rundir.DONE)
@@ -71,7 +75,7 @@ def test_one_that_kills_its_process_is_set_apart_and_fails_in_the_end(directory_
   (a, b) = sorted(q.outcomes, key=lambda o: o.cell is B)
   assert (a.cell, a.state) == (A, rundir.DONE)
   assert (b.cell, b.state, b.kind) == (B, rundir.FAILED, failures.LOST)
-  assert b.error == f"it died; that was {MOST_DEATHS + 1} times without a step forward"
+  assert b.error == f"it died; that was {MOST_DEATHS + 1} times without a checkpoint further"
   left = RunDir(directory_of(B)).status()
   assert (left["state"], left["kind"], left["error"]) == (rundir.FAILED, failures.LOST, b.error)
 
@@ -79,10 +83,41 @@ def test_one_that_kills_its_process_is_set_apart_and_fails_in_the_end(directory_
 def test_deaths_of_a_cell_that_comes_further_are_not_counted_together(directory_of):
   q = Queue([(A,)], directory_of)
   for step in range(1, 4 * MOST_DEATHS):
-    is_at(directory_of, A, step)
+    saved_at(directory_of, A, step)
     q.died(q.take(), "it died")
   assert not q.outcomes
   assert q.take() == (A,)
+
+
+def test_steps_that_were_not_saved_are_no_way_forward(directory_of):
+  q = Queue([(A,)], directory_of)
+  saved_at(directory_of, A, 10)
+  for i in range(MOST_DEATHS + 1):
+    assert not q.outcomes
+    is_at(directory_of, A, 40 + i % 2)
+    q.died(q.take(), "it died")
+  assert [o.kind for o in q.outcomes] == [failures.LOST]
+
+
+def test_an_error_of_the_launcher_itself_leaves_nobody_waiting(directory_of):
+  q = Queue([(A, B)], directory_of)
+  pack = q.take()
+  is_at(directory_of, A, 60, rundir.DONE)
+  q.broken(pack, RuntimeError("no such thing"))
+  assert q.is_settled
+  assert {o.cell.cell_id: o.state for o in q.outcomes} == {A.cell_id: rundir.DONE, B.cell_id: rundir.FAILED}
+  assert RunDir(directory_of(B)).status()["error"] == "RuntimeError: no such thing"
+
+
+def test_what_diverged_while_others_trained_it_is_not_trained_again(directory_of, monkeypatch):
+  monkeypatch.setattr(queue, "_LOOK_EVERY_S", 0.0)
+  q = Queue([(A,)], directory_of)
+  with RunDir(directory_of(A)).claim():
+    q.answered(q.take(), [(rundir.BUSY, "another process is at work on it", None)])
+    RunDir(directory_of(A)).write_failure("loss is nan", failures.DIVERGED)
+  q.look_at_busy()
+  assert q.take() is None
+  assert [tuple(o)[1:] for o in q.outcomes] == [(rundir.FAILED, "loss is nan", failures.DIVERGED)]
 
 
 def test_a_pack_without_enough_memory_is_tried_in_parts_and_one_cell_is_not(directory_of, capsys):

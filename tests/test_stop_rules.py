@@ -14,7 +14,7 @@ from lm_jax import rundir, scaling, sweep
 from lm_jax.analysis import curve_table, frame, loss_points, stop_rules
 from lm_jax.launch import halving
 from lm_jax.launch import stop_rules as rules
-from lm_jax.launch.base import Outcome
+from lm_jax.launch.base import Enough, Outcome
 from lm_jax.rundir import RunDir
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -113,6 +113,38 @@ def test_a_diverged_seed_makes_its_learning_rate_the_worst_and_one_that_failed_i
   assert second[0] not in [cell for cell, _ in found.next]
 
 
+def test_learning_rates_are_compared_on_the_seeds_that_all_have(tmp_path):
+  group = halving.groups(cells_of())[0]
+  # Seed 1 is the harder one; the best learning rate has it and the worst has not.
+  for i, cells in enumerate(group.rates.values()):
+    for cell in cells:
+      write_losses(tmp_path / cell.cell_id, {40: 1.0 + 0.1 * i + 5.0 * cell.config.seed})
+  worst = group.rates[RATES[-1]][1]
+  (tmp_path / worst.cell_id / "records.jsonl").unlink()
+  found = look(group, tmp_path, [Outcome(worst, rundir.FAILED, "a bug", "code")])
+  assert found.decisions[0].kept == RATES[:3]
+  assert found.decisions[0].losses == pytest.approx({r: 1.0 + 0.1 * i for i, r in enumerate(RATES)})
+
+
+def test_where_no_loss_is_written_before_a_rung_nothing_ends_there(tmp_path):
+  """As after a launch with another config.runtime.log_every; its later loss is no substitute."""
+  group = halving.groups(cells_of())[0]
+  for cell in group.cells:
+    write_losses(tmp_path / cell.cell_id, {40: 1.0})
+  past = group.cells[0]
+  write_losses(tmp_path / past.cell_id, {100: 0.1, 160: 0.1})
+  found = look(group, tmp_path)
+  assert found.decisions[0].kept == RATES and not found.pruned
+  assert {step for _, step in found.next} == {80}
+  assert past not in [cell for cell, _ in found.next]
+
+
+def test_a_run_past_a_rung_by_its_checkpoint_is_not_sent_to_it(tmp_path):
+  group = halving.groups(cells_of())[0]
+  (tmp_path / group.cells[0].cell_id / "checkpoints" / "60").mkdir(parents=True)
+  assert group.cells[0] not in [cell for cell, _ in look(group, tmp_path).next]
+
+
 def test_what_was_stopped_is_waited_for(tmp_path):
   group = halving.groups(cells_of())[0]
   for cell in group.cells[1:]:
@@ -125,7 +157,7 @@ def test_what_halving_costs_is_known_before(tmp_path):
   group = halving.groups(cells_of())[0]
   whole = scaling.train_flops(group.cells[0].config)
   # 5 rates for a quarter, 3 for another, 2 for the rest; two seeds each.
-  assert group.flops() == pytest.approx(whole * 2 * (5 / 4 + 3 / 4 + 2 / 2))
+  assert group.most_flops(lambda cell: 0) == pytest.approx(whole * 2 * (5 / 4 + 3 / 4 + 2 / 2))
 
 
 # --- budgets ----------------------------------------------------------------------------------------
@@ -160,9 +192,56 @@ def test_what_was_spent_before_counts(tmp_path):
 
 def test_with_halving_a_group_is_begun_whole_or_not_at_all(tmp_path):
   cells = sorted(cells_of(), key=lambda cell: cell.config.model.d_model)
-  small, large = (group.flops() for group in halving.groups(cells))
+  small, large = (group.most_flops(lambda cell: 0) for group in halving.groups(cells))
   assert len(following(cells, tmp_path, max_flops=small + large, halving=True).next()) == 20
   assert len(following(cells, tmp_path, max_flops=small + 0.9 * large, halving=True).next()) == 10
+
+
+def test_runs_that_were_trained_without_halving_leave_no_room_that_is_not_there(tmp_path):
+  cells = [cell for cell in cells_of() if cell.config.model.d_model == 8]
+  (group,) = halving.groups(cells)
+  one = scaling.train_flops(cells[0].config)
+  for rate in RATES[:3]:
+    for cell in group.rates[rate]:
+      run = RunDir(tmp_path / cell.cell_id)
+      run.path.mkdir()
+      run.write_status(rundir.DONE, step=160, num_steps=160, error=None)
+  # The other two may be the ones that are kept.
+  assert group.most_flops(lambda cell: halving.step_of(tmp_path / cell.cell_id)) == pytest.approx(4 * one)
+  assert following(cells, tmp_path, max_flops=9.9 * one, halving=True).next() == []
+  assert len(following(cells, tmp_path, max_flops=10 * one, halving=True).next()) == 4
+
+
+def test_a_group_that_was_begun_is_not_left_half_way(tmp_path):
+  cells = [cell for cell in cells_of() if cell.config.model.d_model == 8]
+  (group,) = halving.groups(cells)
+  launch = following(cells, tmp_path, max_flops=group.most_flops(lambda cell: 0), halving=True)
+  stage = launch.next()
+  for i, cell in enumerate(stage):  # each a little further than it was to go
+    write_losses(tmp_path / cell.cell_id, {40: 1.0 + i})
+    RunDir(tmp_path / cell.cell_id).write_status(rundir.PAUSED, step=60, num_steps=160, error=None)
+  launch.take([Outcome(cell, rundir.PAUSED) for cell in stage])
+  assert {cell.config.runtime.stop_at for cell in launch.next()} == {80}
+
+
+def test_what_fails_before_the_hours_are_over_has_failed(tmp_path):
+  cells = cells_of()
+  launch = following(cells, tmp_path, max_hours=1e-9)
+  launch.next()
+  with pytest.raises(Enough, match="--max_hours=1e-09 is over"):
+    launch.watch(lambda: None)()
+  launch.watch(lambda: None)()  # once
+  launch.take([Outcome(cells[0], rundir.FAILED, "a bug", "code"), Outcome(cells[1], rundir.STOPPED)])
+  states = [outcome.state for outcome in launch.outcomes()]
+  assert states == [rundir.FAILED, *[rules.LEFT_OUT] * 19]
+  assert launch.next() == []
+
+
+def test_what_its_launcher_has_no_word_of_is_not_told_as_done(tmp_path):
+  launch = following(cells_of(), tmp_path)
+  launch.next()
+  launch.take([])
+  assert {outcome.state for outcome in launch.outcomes()} == {rundir.STOPPED}
 
 
 def test_what_comes_back_without_having_come_further_is_not_sent_for_ever(tmp_path):
@@ -314,6 +393,21 @@ def test_rules_that_cannot_be(tmp_path, flags, told):
   done = lm_jax("sweep", "--config=x.py", f"--workdir={tmp_path / 'w'}", *flags)
   assert done.returncode == 2 and told in done.stderr
   assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "words, told",
+  [
+    ((), "no size of this sweep has more than 2 learning rates that differ in nothing else"),
+    (("--config.runtime.log_every=60",), "no rung before the end: config.runtime.log_every"),
+  ],
+)
+def test_halving_that_could_end_nothing_is_refused(tmp_path, words, told):
+  tree = sweep_tree() if not words else TREE | {"base": merged(TREE["base"], train={"num_steps": 60})}
+  config = write_config(tmp_path / "s.py", tree)
+  done = lm_jax("sweep", f"--config={config}", f"--workdir={tmp_path / 'w'}", "--halving", *words)
+  assert done.returncode == 2 and told in done.stderr
+  assert not (tmp_path / "w" / "sweep.json").exists()
 
 
 def test_sentences_of_no_rules():

@@ -4,8 +4,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -15,6 +16,9 @@ from lm_jax.cli.command_flags import Command, positive
 from lm_jax.config import Config
 from lm_jax.decode_config import DecodeBench
 from lm_jax.strict import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+  from lm_jax.launch.base import Outcome
 
 
 def _load(name: str, overrides: list[tuple[str, str]]):
@@ -106,7 +110,7 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     raise ConfigError(f"--config={values.config}: is a single run; use lm-jax train")
   from lm_jax.analysis import frame, headline, prompting
   from lm_jax.analysis.report import report
-  from lm_jax.launch import stop_rules, study
+  from lm_jax.launch import engine, stop_rules, study
 
   workdir = _workdir(values)
   records.git_commit()  # before anything else can change the checkout
@@ -116,14 +120,13 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, rules=rules,
     quiet=values.quiet,
   )  # fmt: skip
-  if values.detach and outcomes:
-    print(
-      f"sent {len(outcomes)} cells; lm-jax status --workdir={workdir} --watch shows them", file=sys.stderr
-    )
-    return 0
+  sent = [outcome for outcome in outcomes if outcome.error == engine.SENT]
   # What a rule left out, as it was asked to, is told by the report.
   left_out = (rundir.DONE, rundir.PRUNED, rundir.PAUSED, stop_rules.LEFT_OUT)
-  undone = [outcome for outcome in outcomes if outcome.state not in left_out]
+  undone = [outcome for outcome in outcomes if outcome.state not in left_out and outcome not in sent]
+  if sent:
+    print(f"sent {len(sent)} cells; lm-jax status --workdir={workdir} --watch shows them", file=sys.stderr)
+    return _tell_undone(undone)
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
   try:
@@ -135,9 +138,15 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
     print("\n".join(["", *report.told(page)]))
     print(f"report: {page}")
   finally:  # a disk that is full has no room for a report either
-    for cell, state, error, kind in undone:
-      told = f"{state} ({kind})" if kind else state
-      print(f"{told}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
+    code = _tell_undone(undone)
+  return code
+
+
+def _tell_undone(undone: Sequence["Outcome"]) -> int:
+  """Lists what is not done and should be; returns the exit code."""
+  for cell, state, error, kind in undone:
+    told = f"{state} ({kind})" if kind else state
+    print(f"{told}: {cell.cell_id} {cell.label} seed {cell.config.seed}: {error}", file=sys.stderr)
   return 1 if undone else 0
 
 

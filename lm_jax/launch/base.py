@@ -39,7 +39,8 @@ class Launcher(Protocol):
       watch: called a few times a second while cells run, to show progress.
 
     Raises:
-      KeyboardInterrupt, SystemExit, Enough: asked to stop, after every running cell has saved and stopped.
+      KeyboardInterrupt, SystemExit: asked to stop, after every running cell has saved and stopped. After
+        Enough of `watch` they have so too, and the outcomes that there are by then are returned.
     """
     ...
 

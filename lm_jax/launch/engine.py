@@ -121,14 +121,17 @@ class EngineLauncher:
           time.sleep(_POLL_S)
       except Gone as error:
         _give_up(queue, cells, str(error))
-      except (KeyboardInterrupt, SystemExit, Enough):
-        _stop(engine, watch)
+      except Enough as why:
+        _stop(engine, queue, watch, f"{why}: running cells save first; Ctrl-C kills them")
+      except (KeyboardInterrupt, SystemExit):
+        _stop(engine, queue, watch, "stopping: running cells save first; Ctrl-C again kills them")
         raise
       except BaseException:
         engine.kill()
         raise
       finally:
-        watch()
+        with contextlib.suppress(Enough):  # it ends
+          watch()
     return queue.outcomes
 
   def _packs(self, cells: Sequence[Cell], engine: Engine) -> list[Pack]:
@@ -150,15 +153,19 @@ class EngineLauncher:
     if packs:
       engine.send(packs)
     for back in engine.back():
-      if back.replies is not None:
-        queue.answered(back.pack, back.replies)
-      elif back.failure is not None:
-        queue.failed(back.pack, *back.failure)
-      elif back.death is not None:
-        queue.died(back.pack, back.death)
-      else:
-        queue.put_back(back.pack)
+      _judge(queue, back)
     queue.look_at_busy()
+
+
+def _judge(queue: Queue, back: Back) -> None:
+  if back.replies is not None:
+    queue.answered(back.pack, back.replies)
+  elif back.failure is not None:
+    queue.failed(back.pack, *back.failure)
+  elif back.death is not None:
+    queue.died(back.pack, back.death)
+  else:
+    queue.put_back(back.pack)
 
 
 @contextlib.contextmanager
@@ -188,15 +195,18 @@ def _give_up(queue: Queue, cells: Sequence[Cell], why: str) -> None:
   queue.stopped([cell for cell in cells if cell.cell_id not in known], f"{why}; the same command goes on")
 
 
-def _stop(engine: Engine, watch: Callable[[], None]) -> None:
-  """Lets everything save what it runs; a second Ctrl-C kills it."""
-  print("stopping: running cells save first; Ctrl-C again kills them", file=sys.stderr, flush=True)
+def _stop(engine: Engine, queue: Queue, watch: Callable[[], None], told: str) -> None:
+  """Lets everything save what it runs; another Ctrl-C kills it."""
+  print(told, file=sys.stderr, flush=True)
   try:
     engine.stop()
     with contextlib.suppress(Gone):
       while not engine.is_idle():
-        engine.back()
-        watch()
+        for back in engine.back():
+          if back.death is None:  # else it goes on from its checkpoint, another time
+            _judge(queue, back)
+        with contextlib.suppress(Enough):  # it ends
+          watch()
         time.sleep(_POLL_S)
   except KeyboardInterrupt:
     engine.kill()

@@ -8,13 +8,13 @@ WORKDIR/config.json task.json status.json records.jsonl report/
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lm_jax import classifier, environment, finetune, finetune_config, interop, loop, rundir
+from lm_jax import classifier, environment, finetune, finetune_config, interop, lease, loop, rundir
 from lm_jax.finetune import Finetuning, Group, Outcome
 from lm_jax.finetune_config import FinetuneConfig
 from lm_jax.launch import single
@@ -40,9 +40,16 @@ def run(c: FinetuneConfig, workdir: Path, *, quiet: bool = False) -> int:
   stop = loop.stop_on_signals()
   run = RunDir(workdir)
   try:
-    with run.claim():
-      return _run_missing(c, run, source, stop, quiet)
+    if lease.is_held(workdir):
+      lease.claim_from_the_dead(workdir, wait=stop.wait).release()
+    with run.claim() as held:
+      return _run_missing(c, run, source, stop, quiet, held.check)
+  except lease.Lost as error:
+    print(f"lm-jax: {error}", file=sys.stderr)
+    return 1
   except rundir.Busy as error:
+    if stop.is_set():
+      return 128 + stop.signal_number
     raise ConfigError(f"--workdir={error}") from None
   except finetune.Diverged as error:
     run.write_status(rundir.FAILED, error=str(error))
@@ -82,7 +89,9 @@ def _check_facts(run: RunDir, facts: dict[str, Any]) -> None:
       )
 
 
-def _run_missing(c: FinetuneConfig, run: RunDir, source: str | Path, stop: loop.Stop, quiet: bool) -> int:
+def _run_missing(
+  c: FinetuneConfig, run: RunDir, source: str | Path, stop: loop.Stop, quiet: bool, check: Callable[[], None]
+) -> int:
   model = interop.load(source, name="config.checkpoint", trained=c.initial == "pretrained")
   tuning = Finetuning(c, model)
   _check_facts(run, tuning.facts)
@@ -96,6 +105,7 @@ def _run_missing(c: FinetuneConfig, run: RunDir, source: str | Path, stop: loop.
       print("lm-jax: stopped; the same command goes on from here", file=sys.stderr)
       return 128 + stop.signal_number
     keep = run.path / CLASSIFIER if finetune.is_kept(c, group) else None
+    check()
     progress.begin(group)
     progress.end(group, finetune.run_group(tuning, group, run.records, keep))
   progress.write(rundir.DONE)

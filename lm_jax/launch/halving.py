@@ -13,7 +13,7 @@ All is decided from records, so that the same command decides the same, and goes
 import collections
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lm_jax import failures, records, rundir, scaling
 from lm_jax.config import Config, ParallelConfig, RuntimeConfig
 from lm_jax.launch.base import DirectoryOf, Outcome
 from lm_jax.rundir import RunDir
+from lm_jax.strict import ConfigError
 from lm_jax.sweep import Cell
 
 # So many learning rates are trained to the end at least.
@@ -43,7 +44,8 @@ class Decision:
   """What was decided at a rung.
 
   Attributes:
-    losses: in nats, by learning rate; infinite where a seed diverged, None where no seed has one.
+    losses: in nats, by learning rate, over the seeds that all have; infinite where one diverged, None where
+      there is none: all seeds failed, or none is written down there, and then all go on.
     kept: the learning rates that go on.
   """
 
@@ -119,14 +121,16 @@ class Group:
     self.rates = {rate: tuple(found[rate]) for rate in sorted(found)}
     self.rungs = rungs(cells[0].config, len(self.rates))
 
-  def flops(self) -> float:
-    """Returns what training takes with the runs that halving ends left out, as far as is known before."""
+  def most_flops(self, step_of: Callable[[Cell], int]) -> float:
+    """Returns the most that is left to train, whichever learning rates go on: the least advanced ones do."""
     config = self.cells[0].config
-    share, before, rates = 0.0, 0, len(self.rates)
+    steps = {rate: [step_of(cell) for cell in cells] for rate, cells in self.rates.items()}
+    in_play = sorted(self.rates, key=lambda rate: sum(steps[rate]))
+    left, before = 0, 0
     for rung in (*self.rungs, Rung(config.train.num_steps, 0)):
-      share += rates * (rung.step - before) / config.train.num_steps
-      before, rates = rung.step, rung.kept
-    return scaling.train_flops(config) * share * len(self.cells) / len(self.rates)
+      left += sum(max(rung.step - max(step, before), 0) for rate in in_play for step in steps[rate])
+      before, in_play = rung.step, in_play[: rung.kept]
+    return scaling.train_flops(config) * left / config.train.num_steps
 
   def look(self, directory_of: DirectoryOf, ended: Mapping[str, Outcome]) -> Look:
     """Returns how the group stands.
@@ -136,50 +140,77 @@ class Group:
         the worst, and what was stopped is waited for.
     """
     # Where there is no rung, nothing has to be read.
-    curves = {cell.cell_id: _losses(Path(directory_of(cell))) for cell in self.cells if self.rungs}
+    runs = {cell.cell_id: _Run(cell, Path(directory_of(cell)), ended) for cell in self.cells if self.rungs}
     in_play, decisions, pruned = list(self.rates), [], []
     for rung in self.rungs:
-      cells = [cell for rate in in_play for cell in self.rates[rate]]
-      waiting = [
-        cell for cell in cells
-        if max(curves[cell.cell_id], default=0) < rung.step and not _has_failed(cell, ended)
-      ]  # fmt: skip
+      of_rate = {rate: [runs[cell.cell_id] for cell in self.rates[rate]] for rate in in_play}
+      waiting = [run.cell for own in of_rate.values() for run in own if run.is_before(rung)]
       if waiting:
         following = tuple((cell, rung.step) for cell in waiting if cell.cell_id not in ended)
         return Look(tuple(decisions), following, tuple(pruned))
-      losses = {rate: self._loss(rate, rung, curves, ended) for rate in in_play}
-      finite = [rate for rate in in_play if losses[rate] is not None and math.isfinite(losses[rate])]
-      kept = sorted(sorted(finite, key=losses.__getitem__)[: rung.kept])
-      decision = Decision(rung.step, losses, tuple(kept))
+      decision = _decide(rung, of_rate)
       decisions.append(decision)
       pruned += [
-        (cell, decision.reason(rate)) for rate in in_play if rate not in kept for cell in self.rates[rate]
-      ]
-      in_play = kept
+        (run.cell, decision.reason(rate))
+        for rate, own in of_rate.items() if rate not in decision.kept for run in own
+      ]  # fmt: skip
+      in_play = list(decision.kept)
     following = tuple(
       (cell, None) for rate in in_play for cell in self.rates[rate]
       if cell.cell_id not in ended and not RunDir(Path(directory_of(cell))).is_done()
     )  # fmt: skip
     return Look(tuple(decisions), following, tuple(pruned))
 
-  def _loss(
-    self, rate: float, rung: Rung, curves: Mapping[str, Mapping[int, float]], ended: Mapping[str, Outcome]
-  ) -> float | None:
-    found = []
-    for cell in self.rates[rate]:
-      curve = curves[cell.cell_id]
-      if max(curve, default=0) < rung.step:
-        if ended[cell.cell_id].kind == failures.DIVERGED:
-          return math.inf
-        continue
-      last = [step for step in curve if _SINCE * rung.step < step <= rung.step]
-      last = last or [max((step for step in curve if step <= rung.step), default=min(curve))]
-      found.append(math.fsum(curve[step] for step in last) / len(last))
-    return math.fsum(found) / len(found) if found else None
+
+def _decide(rung: Rung, of_rate: Mapping[float, Sequence["_Run"]]) -> Decision:
+  diverged = {rate for rate, runs in of_rate.items() if any(run.diverged_before(rung) for run in runs)}
+  found = {
+    rate: {run.seeds: run.loss(rung) for run in runs if not run.failed_before(rung)}
+    for rate, runs in of_rate.items() if rate not in diverged
+  }  # fmt: skip
+  found = {rate: by_seed for rate, by_seed in found.items() if by_seed}
+  # A seed that one learning rate lacks says nothing of the others: runs of one seed read the same batches.
+  common = set.intersection(*map(set, found.values())) if found else set()
+  means = {
+    rate: None if not common or None in by_seed.values()
+    else math.fsum(by_seed[seed] for seed in common) / len(common)
+    for rate, by_seed in found.items()
+  }  # fmt: skip
+  losses = {rate: math.inf if rate in diverged else means.get(rate) for rate in of_rate}
+  if None in means.values():  # nothing to compare: nothing ends
+    return Decision(rung.step, losses, tuple(of_rate))
+  kept = sorted(sorted(means, key=means.__getitem__)[: rung.kept])
+  return Decision(rung.step, losses, tuple(kept))
 
 
-def _has_failed(cell: Cell, ended: Mapping[str, Outcome]) -> bool:
-  return cell.cell_id in ended and ended[cell.cell_id].state == rundir.FAILED
+class _Run:
+  """A run of a group as it stands."""
+
+  def __init__(self, cell: Cell, directory: Path, ended: Mapping[str, Outcome]):
+    self.cell, self.seeds = cell, (cell.config.seed, cell.config.data_seed)
+    self._curve = _losses(directory)
+    self._step = max(step_of(directory), max(self._curve, default=0))
+    self._failure = next((o for o in [ended.get(cell.cell_id)] if o and o.state == rundir.FAILED), None)
+
+  def is_before(self, rung: Rung) -> bool:
+    return self._step < rung.step and not self._failure
+
+  def failed_before(self, rung: Rung) -> bool:
+    return self._step < rung.step and self._failure is not None
+
+  def diverged_before(self, rung: Rung) -> bool:
+    return self.failed_before(rung) and self._failure.kind == failures.DIVERGED
+
+  def loss(self, rung: Rung) -> float | None:
+    """Returns the mean loss just before a rung; None where none was written down there."""
+    last = [loss for step, loss in self._curve.items() if _SINCE * rung.step < step <= rung.step]
+    return math.fsum(last) / len(last) if last else None
+
+
+def step_of(directory: Path) -> int:
+  """Returns how far a run has come."""
+  run = RunDir(directory)
+  return max((run.status() or {}).get("step", 0), run.saved_step())
 
 
 def _losses(directory: Path) -> dict[int, float]:
@@ -189,6 +220,18 @@ def _losses(directory: Path) -> dict[int, float]:
   except (FileNotFoundError, ValueError):
     return {}
   return {row["step"]: row["value"] for row in rows if (row["split"], row["metric"]) == ("train", "loss")}
+
+
+def check(cells: Sequence[Cell]) -> None:
+  """Raises ConfigError where there is nothing to halve."""
+  found = groups(cells)
+  most = max(len(group.rates) for group in found)
+  if most <= LAST:
+    raise ConfigError(f"--halving: no size of this sweep has more than {LAST} learning rates that differ in "
+                      "nothing else but seeds")  # fmt: skip
+  if not any(group.rungs for group in found):
+    raise ConfigError("--halving: no rung before the end: config.runtime.log_every, or twice "
+                      "config.optimizer.warmup_steps, is as long as config.train.num_steps")  # fmt: skip
 
 
 def stopping_at(cell: Cell, step: int | None) -> Cell:

@@ -4,6 +4,8 @@ Cells of one shape train as one population (packing.py). While a worker on a GPU
 is likely next on the cores that the GPU leaves idle.
 """
 
+import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm_jax import environment, failures
-from lm_jax.launch.base import DirectoryOf, Outcome, described
+from lm_jax.launch.base import DirectoryOf, Enough, Outcome, described
 from lm_jax.launch.packing import Pack, pack
 from lm_jax.launch.queue import Queue
 from lm_jax.launch.worker_process import WorkerProcess, slot
@@ -32,7 +34,7 @@ class LocalLauncher:
   def __call__(
     self, cells: Sequence[Cell], directory_of: DirectoryOf, watch: Callable[[], None]
   ) -> list[Outcome]:
-    accelerator = "CUDA_VISIBLE_DEVICES" in self._slots[0]
+    accelerator = self._slots[0].get("JAX_PLATFORMS") != "cpu"
     packs = pack(cells, self.num_workers, accelerator=accelerator)
     queue = Queue(packs, directory_of)
     workers: list[_Worker] = []
@@ -45,20 +47,32 @@ class LocalLauncher:
         queue.look_at_busy()
         watch()
         time.sleep(_WATCH_EVERY_S)
+    except Enough as why:
+      _stop(workers, f"{why}: running cells save first; Ctrl-C kills them")
     except BaseException:
-      _stop(workers)
+      _stop(workers, "stopping: running cells save first; Ctrl-C again kills them")
       raise
     finally:
-      watch()
+      with contextlib.suppress(Enough):  # it ends
+        watch()
     return queue.outcomes
 
 
 def _slots() -> list[dict[str, str]]:
-  """Returns the environment of each place for a worker: a GPU, or else a core."""
+  """Returns the environment of each place for a worker: a GPU, another accelerator, or else a core."""
   gpus = _visible_gpus()
   if gpus:
     return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+  if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu" or _has_tpu():
+    return [{}]  # one process, with all the devices that JAX finds
   return [slot([core]) for core in environment.usable_cores()]
+
+
+def _has_tpu() -> bool:
+  """Whether JAX would find a TPU: its devices, and the library for them."""
+  devices = list(Path("/dev").glob("accel*")) or list(Path("/dev/vfio").glob("[0-9]*"))
+  is_wanted = os.environ.get("JAX_PLATFORMS") != "cpu"
+  return is_wanted and bool(devices) and importlib.util.find_spec("libtpu") is not None
 
 
 def _visible_gpus() -> list[str]:
@@ -72,9 +86,9 @@ def _visible_gpus() -> list[str]:
   return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
-def _stop(workers: Sequence["_Worker"]) -> None:
-  """Lets every worker save what it runs; a second Ctrl-C kills them."""
-  print("stopping: running cells save first; Ctrl-C again kills them", file=sys.stderr, flush=True)
+def _stop(workers: Sequence["_Worker"], told: str) -> None:
+  """Lets every worker save what it runs; another Ctrl-C kills them."""
+  print(told, file=sys.stderr, flush=True)
   try:
     for worker in workers:
       worker.stop(signal.SIGTERM)
@@ -101,7 +115,10 @@ class _Worker(threading.Thread):
   def run(self) -> None:
     while not (self._queue.is_settled or self._stopping.is_set()):
       if pack := self._queue.take():
-        self._run_pack(pack)
+        try:
+          self._run_pack(pack)
+        except Exception as error:  # the others must not wait for it for ever
+          self._queue.broken(pack, error)
       else:
         self._stopping.wait(_WATCH_EVERY_S)
     if self._process:

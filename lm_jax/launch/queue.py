@@ -1,7 +1,7 @@
 """The cells of a launch that have no outcome yet, and the judgment of what comes back.
 
 A cell whose process or machine died goes on from its checkpoint, on another; one that dies again and again
-without getting further does not. A pack that does not fit into memory is tried in parts. What another
+without saving another one does not. A pack that does not fit into memory is tried in parts. What another
 launch trains is waited for, and taken over once that is dead. Everything else is final.
 """
 
@@ -40,7 +40,7 @@ class Queue:
     self._busy: dict[str, Cell] = {}  # trained by others
     self._told: set[str] = set()
     self._deaths: collections.Counter[str] = collections.Counter()
-    self._step_at_death: dict[str, int] = {}
+    self._furthest: dict[str, int] = {}  # steps saved at a death
     self._look_at = 0.0
     self._lock = threading.RLock()
     self.outcomes: list[Outcome] = []
@@ -81,7 +81,7 @@ class Queue:
         if self._run(cell).is_done():
           self.outcomes.append(Outcome(cell, rundir.DONE))
         elif self._count_death(cell) > MOST_DEATHS:
-          error = f"{how}; that was {self._deaths[cell.cell_id]} times without a step forward"
+          error = f"{how}; that was {self._deaths[cell.cell_id]} times without a checkpoint further"
           self.failed((cell,), error, failures.LOST)
         else:
           left.append(cell)
@@ -101,12 +101,17 @@ class Queue:
             self.outcomes.append(Outcome(cell, rundir.DONE))
             continue
           run.path.mkdir(parents=True, exist_ok=True)
-          # What the cell had come to stays told.
-          before = {k: v for k, v in (run.status() or {}).items() if k in ("step", "num_steps", "loss")}
-          run.write_status(rundir.FAILED, **before, error=error, kind=kind)
+          run.write_failure(error, kind)
         except OSError as why:
           error = f"{error} ({why})"
         self.outcomes.append(Outcome(cell, rundir.FAILED, error, kind))
+
+  def broken(self, pack: Pack, error: Exception) -> None:
+    """Takes in an error of whoever handles the packs: the cells that have no outcome have failed by it."""
+    with self._lock:
+      known = {outcome.cell.cell_id for outcome in self.outcomes}
+      left = tuple(cell for cell in pack if cell.cell_id not in known and cell.cell_id not in self._busy)
+      self.failed(left, f"{type(error).__name__}: {error}", failures.kind(error))
 
   def put_back(self, pack: Pack) -> None:
     """Takes in that a pack was not begun; it comes next."""
@@ -118,10 +123,10 @@ class Queue:
       self.outcomes += [Outcome(cell, rundir.STOPPED, why) for cell in pack]
 
   def _count_death(self, cell: Cell) -> int:
-    step = (self._run(cell).status() or {}).get("step", 0)
-    if step > self._step_at_death.get(cell.cell_id, 0):
-      self._deaths[cell.cell_id] = 0
-    self._step_at_death[cell.cell_id] = step
+    # What was not saved is trained again, to the same end.
+    step = self._run(cell).saved_step()
+    if step > self._furthest.get(cell.cell_id, 0):
+      self._deaths[cell.cell_id], self._furthest[cell.cell_id] = 0, step
     self._deaths[cell.cell_id] += 1
     return self._deaths[cell.cell_id]
 
@@ -142,13 +147,19 @@ class Queue:
       return
     self._look_at = time.monotonic() + _LOOK_EVERY_S
     with self._lock:
-      for cell in list(self._busy.values()):
-        if self._run(cell).is_done():
+      busy = list(self._busy.values())
+    for cell in busy:  # each takes its time, and the lock is others' too
+      if not (is_done := self._run(cell).is_done()) and not self._is_free(cell):
+        continue
+      # Its end may have come after the first look.
+      status = self._run(cell).status() or {}
+      with self._lock:
+        if is_done or status.get("state") == rundir.DONE:
           self.outcomes.append(Outcome(cell, rundir.DONE))
-        elif self._is_free(cell):
-          self._waiting.append((cell,))
+        elif status.get("state") == rundir.FAILED and status.get("kind") in failures.CERTAIN:
+          self.outcomes.append(Outcome(cell, rundir.FAILED, status["error"], status["kind"]))
         else:
-          continue
+          self._waiting.append((cell,))
         del self._busy[cell.cell_id]
 
   def _is_free(self, cell: Cell) -> bool:

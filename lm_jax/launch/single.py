@@ -31,9 +31,14 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
       print(breakdown, file=sys.stderr)
 
   try:
+    if hosts.is_first() and not was_done and lease.is_held(workdir):
+      # What a machine held when it died is free after a silence, which one process has to hear.
+      lease.claim_from_the_dead(workdir, wait=stop.wait).release()
     with _shown(cell, workdir, stop, quiet):
       loop.train(config, workdir, stop=stop, on_first_step=on_first_step)
   except rundir.Busy as error:
+    if stop.is_set():
+      return 128 + stop.signal_number
     raise ConfigError(f"--workdir={error}") from None
   except (loop.Diverged, loop.OutOfMemory, lease.Lost) as error:
     print(f"lm-jax: {error}", file=sys.stderr)

@@ -65,7 +65,8 @@ class Following:
     self._sent: dict[str, int | None] = {}
     self._groups = self._grouped(to_run)
     self._looks: dict[halving.Group, halving.Look] = {}
-    self._left_out: list[Cell] = []  # by the budget in FLOPs
+    self._begun: set[halving.Group] = set()  # what the budget in FLOPs had room for
+    self._left_out: list[Cell] = []  # and what it had not
     self._is_over = False
 
   def _grouped(self, to_run: Sequence[Cell]) -> list[halving.Group]:
@@ -104,12 +105,13 @@ class Following:
     left = self._rules.max_flops - self._spent(self._cells)
     chosen, self._left_out = [], []
     for group in self._groups:
-      needed = max(group.flops() - self._spent(group.cells), 0.0)
-      if needed <= left * _SAME:
+      needed = group.most_flops(self._step)
+      if group in self._begun or needed <= left * _SAME:
         chosen.append(group)
         left -= needed
       else:
         self._left_out += [cell for cell in group.cells if cell.cell_id in self._order]
+    self._begun.update(chosen)
     return chosen
 
   def _spent(self, cells: Sequence[Cell]) -> float:
@@ -117,7 +119,7 @@ class Following:
     return sum(scaling.train_flops(cell.config, self._step(cell)) for cell in cells)
 
   def _step(self, cell: Cell) -> int:
-    return (RunDir(Path(self._directory_of(cell))).status() or {}).get("step", 0)
+    return halving.step_of(Path(self._directory_of(cell)))
 
   def _prune(self, look: halving.Look) -> None:
     """Writes into the runs that do not go on why they do not."""
@@ -125,7 +127,8 @@ class Following:
       run = RunDir(Path(self._directory_of(cell)))
       with contextlib.suppress(lease.Busy, OSError), run.claim():
         status = run.status() or {}
-        if status.get("state") in (rundir.PAUSED, rundir.STOPPED):
+        # One that says it is running is dead, as this process holds it.
+        if status.get("state") in (rundir.PAUSED, rundir.STOPPED, rundir.RUNNING):
           known = {name: status.get(name) for name in ("step", "num_steps", "loss", "wall_s")}
           run.write_status(rundir.PRUNED, **known, error=reason)
 
@@ -149,33 +152,34 @@ class Following:
   def outcomes(self) -> list[Outcome]:
     """Returns what became of each cell that was to be run."""
     reasons = {cell.cell_id: reason for look in self._looks.values() for cell, reason in look.pruned}
-    budget = {cell.cell_id for cell in self._left_out}
-    found = []
-    for cell in sorted((c for c in self._cells if c.cell_id in self._order), key=self._place):
-      if cell.cell_id in self._ended:
-        found.append(self._ended[cell.cell_id]._replace(cell=cell))
-      elif RunDir(Path(self._directory_of(cell))).is_done():
-        found.append(Outcome(cell, rundir.DONE))
-      elif cell.cell_id in reasons:
-        found.append(Outcome(cell, rundir.PRUNED, reasons[cell.cell_id]))
-      elif cell.cell_id in budget:
-        found.append(Outcome(cell, LEFT_OUT, f"--max_flops={self._rules.max_flops:g} has no room for it"))
-      elif self._is_over:
-        found.append(Outcome(cell, LEFT_OUT, f"--max_hours={self._rules.max_hours:g} is over"))
-      else:
-        found.append(Outcome(cell, rundir.PAUSED, self._why_paused(cell)))
-    return found
+    cells = sorted((cell for cell in self._cells if cell.cell_id in self._order), key=self._place)
+    return [self._outcome(cell, reasons.get(cell.cell_id)) for cell in cells]
+
+  def _outcome(self, cell: Cell, pruned: str | None) -> Outcome:
+    ended = self._ended.get(cell.cell_id)
+    if ended and not (self._is_over and ended.state == rundir.STOPPED):
+      return ended._replace(cell=cell)
+    if RunDir(Path(self._directory_of(cell))).is_done():
+      return Outcome(cell, rundir.DONE)
+    if pruned:
+      return Outcome(cell, rundir.PRUNED, pruned)
+    if cell in self._left_out:
+      return Outcome(cell, LEFT_OUT, f"--max_flops={self._rules.max_flops:g} has no room for it")
+    if self._is_over:
+      return Outcome(cell, LEFT_OUT, f"--max_hours={self._rules.max_hours:g} is over")
+    if cell.config.runtime.stop_at:
+      return Outcome(cell, rundir.PAUSED, "config.runtime.stop_at; without that it goes on")
+    if self._rules.halving:
+      return Outcome(cell, rundir.STOPPED, "halving: it waits for others of its size, which were stopped")
+    return Outcome(cell, rundir.STOPPED, "its launcher has no word of it; the same command goes on")
 
   def _place(self, cell: Cell) -> int:
     return self._order[cell.cell_id]
 
-  def _why_paused(self, cell: Cell) -> str:
-    if cell.config.runtime.stop_at:
-      return f"config.runtime.stop_at={cell.config.runtime.stop_at}; without that it goes on"
-    return "halving: it waits for others of its size, which were stopped"
-
-  def record(self) -> dict[str, Any]:
-    """Returns what the rules have come to, for sweep.json."""
+  def record(self) -> dict[str, Any] | None:
+    """Returns what the rules have come to, for sweep.json; None where there are none."""
+    if not self._rules:
+      return None
     outcomes = self.outcomes()
     groups = [halving.described(group, look) for group, look in self._looks.items()]
     return {

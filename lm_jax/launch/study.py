@@ -18,9 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from lm_jax import failures, records, rundir, scaling, trackers
+from lm_jax import failures, lease, records, rundir, scaling, trackers
 from lm_jax.config import Config
-from lm_jax.launch.base import Enough, Launcher, Outcome
+from lm_jax.launch import halving
+from lm_jax.launch.base import Launcher, Outcome
+from lm_jax.launch.engine import FOLDER
 from lm_jax.launch.progress import Lines, Progress, live, print_row
 from lm_jax.launch.status_table import StatusTable, summary
 from lm_jax.launch.statuses import WAITING, Row, Watcher, state, totals
@@ -49,6 +51,8 @@ def run(
     rules: what ends the sweep before all of it is trained.
   """
   workdir = Path(workdir)
+  if rules.halving:
+    halving.check(sweep.cells)
   write_sweep(sweep, workdir)
   at = functools.partial(cell_dir, workdir)
   missing = [cell for cell in sweep.cells if not is_done(at(cell))]
@@ -64,13 +68,18 @@ def run(
   with Progress(sweep.cells, at, quiet=quiet) as progress:
     while stage := following.next():
       if rules:
-        write_sweep(sweep, workdir, following.record())
-      try:
-        following.take(launcher(stage, at, following.watch(progress.update)))
-      except Enough as why:
-        print(f"{why}; the same command goes on", file=sys.stderr, flush=True)
-  write_sweep(sweep, workdir, following.record() if rules else None)
+        _write_again(sweep, workdir, following)
+      following.take(launcher(stage, at, following.watch(progress.update)))
+  _write_again(sweep, workdir, following)
   return [*following.outcomes(), *hopeless]
+
+
+def _write_again(sweep: Sweep, workdir: Path, following: Following) -> None:
+  """Writes sweep.json with what the rules have come to; of a full disk the cells tell."""
+  try:
+    write_sweep(sweep, workdir, following.record())
+  except OSError as error:
+    print(f"lm-jax: {workdir / 'sweep.json'} is as it was: {error}", file=sys.stderr, flush=True)
 
 
 def _failure(workdir: Path, cell: Cell) -> Outcome | None:
@@ -179,6 +188,10 @@ def _print_statuses(watcher: Watcher, rows: Sequence[Row], *, as_json: bool) -> 
   print(summary(rows), file=sys.stderr)
 
 
+def _is_launching(workdir: Path) -> bool:
+  return any(lease.is_held(folder) for folder in (workdir / FOLDER).glob("*"))
+
+
 def _watch(watcher: Watcher, *, as_json: bool) -> int:
   table = live(Console(), is_wanted=not as_json)
   lines = Lines("stdout")
@@ -193,7 +206,8 @@ def _watch(watcher: Watcher, *, as_json: bool) -> int:
       else:
         lines.show(rows)
       found = {state(row) for row in rows}
-      if found & {rundir.RUNNING, WAITING}:
+      # Between the stages of halving, or while an engine has no room, a launch shows by its folder.
+      if found & {rundir.RUNNING, WAITING} or _is_launching(watcher.workdir):
         last_open = time.monotonic()
       # A launcher may start again what just failed or was lost, and needs a moment for it.
       if found <= {rundir.DONE, rundir.PRUNED} or time.monotonic() - last_open > _SETTLED_S:

@@ -85,9 +85,10 @@ def run(cells: Sequence[dict], stop: threading.Event) -> list[Reply]:
 
 
 def _reply(directory: Path, error: Exception | None) -> Reply:
-  from lm_jax import config, failures, lease, loop, rundir
+  from lm_jax import failures, lease, loop, rundir
 
-  if error is None:
+  run = rundir.RunDir(directory)
+  if error is None or run.is_done():  # then it is an error of others in its pack
     return rundir.DONE, None, None
   if isinstance(error, loop.Stopped):
     return rundir.STOPPED, None, None
@@ -98,19 +99,29 @@ def _reply(directory: Path, error: Exception | None) -> Reply:
   kind = failures.kind(error)
   if kind == failures.DIVERGED:  # the loop has written it down
     return rundir.FAILED, str(error), kind
-  message = str(error)
   group = meeting.own()
   if group and group.rank > 0:  # the first one writes
-    return rundir.FAILED, message, kind
-  # Where the disk is full this cannot be written; the answer still gets through.
-  with contextlib.suppress(OSError):
-    if kind == failures.DISK:  # no room for a traceback, and no need of one
-      message = " ".join(message.split())
-    elif not isinstance(error, config.ConfigError | loop.OutOfMemory):
-      message = f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
-      (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
-    rundir.RunDir(directory).write_status(rundir.FAILED, error=message, kind=kind)
+    return rundir.FAILED, str(error), kind
+  message = _message(directory, error, kind)
+  try:
+    with run.claim():
+      if kind == failures.CODE:
+        (directory / "error.txt").write_text("".join(traceback.format_exception(error)))
+      run.write_failure(message, kind)
+  except rundir.Busy as busy:  # it is another's, who tells
+    return rundir.BUSY, str(busy), None
+  except OSError:  # where the disk is full this cannot be written; the answer still gets through
+    pass
   return rundir.FAILED, message, kind
+
+
+def _message(directory: Path, error: Exception, kind: str) -> str:
+  """Returns what is told of an error: of one that was not expected, where the traceback is."""
+  from lm_jax import failures
+
+  if kind == failures.CODE:
+    return f"{type(error).__name__}: {error}; traceback in {directory / 'error.txt'}"
+  return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":
