@@ -168,7 +168,7 @@ class _Loop:
       return False
     self._write_status(done)
     while True:
-      stopping = self._agree()
+      stopping = self._agree(self.stop.is_set())
       if not self.alive:
         break
       if done and self.saving(done):
@@ -206,10 +206,10 @@ class _Loop:
   def alive(self) -> list[Member]:
     return [member for member in self.members if member.error is None]
 
-  def _agree(self) -> bool:
-    """Ends what any process has noticed not to go on, and returns whether to stop, in all of them alike."""
+  def _agree(self, stop: bool = False) -> bool:
+    """Ends what any process has noticed not to go on; returns whether any says stop, in all of them alike."""
     noticed = [member.noticed is not None for member in self.members]
-    *ends, stopping = hosts.any_of([*noticed, self.stop.is_set()])
+    *ends, stopping = hosts.any_of([*noticed, stop])
     for member, ended in zip(self.members, ends, strict=True):
       if ended and member.error is None:
         member.end()

@@ -125,4 +125,11 @@ def _message(directory: Path, error: Exception, kind: str) -> str:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except Exception:
+    if meeting.own() is None:
+      raise
+    # A proper exit would wait for the other hosts, which wait for this one.
+    traceback.print_exc()
+    os._exit(1)
