@@ -168,3 +168,18 @@ def test_where_there_is_no_slurm_it_says_so(tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", "/nowhere")
   with pytest.raises(ConfigError, match="there is no sbatch on this machine"):
     launcher._import()
+
+
+@pytest.mark.parametrize(
+  ("listed", "is_used"),
+  [("7_0 RUNNING", True), ("7_0 RESV_DEL_HOLD", True), ("7_0 SOME_NEW_STATE", True), ("7_1 RUNNING", False),
+   ("7_0 PREEMPTED", False), ("7_0 NODE_FAIL", False), ("", False)],
+)  # fmt: skip
+def test_a_job_is_alive_until_its_state_says_that_it_is_over(listed, is_used, tmp_path, monkeypatch):
+  """States that a Slurm on one machine does not get into, so that a script says them."""
+  squeue = tmp_path / "squeue"
+  squeue.write_text(f"#!/bin/sh\necho '{listed}'\n")
+  squeue.chmod(0o755)
+  monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+  (tmp_path / launcher._JOBS).write_text("7_0\n")
+  assert launcher._is_used(tmp_path) == is_used
