@@ -304,7 +304,7 @@ def _is_used(folder: Path) -> bool:
 
 def _read_json(path: Path) -> Any:
   try:
-    return json.loads(path.read_text())
+    return json.loads(rundir.read_text(path))
   except FileNotFoundError:
     return None
 
