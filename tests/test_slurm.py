@@ -24,9 +24,10 @@ from processes import (
 )
 from slurm_cluster import slurm as slurm
 
-from lm_jax import rundir
+from lm_jax import rundir, sweep
 from lm_jax.config import from_mapping
 from lm_jax.launch import slurm as launcher
+from lm_jax.launch import study
 from lm_jax.launch.base import described
 from lm_jax.launch.engine import Request
 from lm_jax.rundir import BUSY, DONE, STOPPED, RunDir
@@ -137,6 +138,19 @@ def test_one_cell_over_two_hosts(slurm, tmp_path):
     assert row | {"value": 0, "stderr": 0} == twin | {"value": 0, "stderr": 0}
     assert row["value"] == pytest.approx(twin["value"], rel=1e-2), row
   assert not (together / "w" / "launches").exists()
+
+
+def test_a_cell_that_fails_on_one_of_two_hosts_leaves_the_next_alone(slurm, tmp_path):
+  tree = sweep_tree(train={"num_steps": 200})
+  failing, fine = (study.cell_dir(tmp_path / "w", cell) for cell in sweep.from_tree(tree).cells)
+  # The first host fails, which alone writes; the other one is in a collective.
+  (failing / "records.jsonl").mkdir(parents=True)
+  done = finish(start_sweep(tmp_path, "--hosts=2", tree=tree))
+  assert done.returncode == 1, done.stderr
+  assert (status(failing)["state"], status(fine)["state"]) == (rundir.FAILED, DONE)
+  assert "IsADirectoryError" in status(failing)["error"]
+  assert "from the last checkpoint" not in done.stderr
+  assert not (tmp_path / "w" / "launches").exists()
 
 
 def test_what_sbatch_refuses_is_said_in_its_words(slurm, tmp_path):

@@ -130,7 +130,15 @@ class _Slurm:
     return None
 
   def send(self, packs: Sequence[Pack]) -> None:
-    count = self._num_jobs((cell for pack in packs for cell in pack), len(packs))
+    if self._request.hosts > 1:
+      # One each: a group of processes that met may not be whole any more after a pack that failed.
+      for at in range(0, len(packs), _MOST_JOBS):
+        self._send(packs[at : at + _MOST_JOBS], len(packs[at : at + _MOST_JOBS]))
+    else:
+      self._send(packs, self._num_jobs((cell for pack in packs for cell in pack), len(packs)))
+
+  def _send(self, packs: Sequence[Pack], count: int) -> None:
+    """Sends packs as an array of so many jobs."""
     shares = [{str(next(self._names)): pack for pack in packs[i::count]} for i in range(count)]
     r = self._request
     from lm_jax.launch.slurm_job import Job

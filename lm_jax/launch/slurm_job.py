@@ -30,6 +30,7 @@ from lm_jax import lease, rundir
 from lm_jax.launch import cores, meeting
 from lm_jax.launch.worker_process import WorkerProcess, slot
 from lm_jax.rundir import RunDir
+from lm_jax.strict import ConfigError
 
 _LOOK_EVERY_S = 0.5
 # Counted and not timed: all hosts of a group must ask for a cell equally often.
@@ -106,6 +107,10 @@ class _Running:
         busy[name] = replies
         continue
       self._answer(name, replies)
+      if self._job.hosts > 1 and self._rank == 0 and rundir.FAILED in states:
+        # The others may be in a collective, for ever: this ends the whole step (srun --kill-on-bad-exit).
+        self._worker.stop(signal.SIGKILL)
+        sys.exit("lm-jax: it failed; this ends it on all hosts")
       if self._ending.is_set():
         return {}
     return busy
@@ -134,7 +139,10 @@ class _Running:
     if self._ending.is_set():
       return [(rundir.STOPPED, None, None)] * len(cells)
     if self._worker is None or not self._worker.is_alive():
-      self._worker = WorkerProcess(self._environ())
+      try:
+        self._worker = WorkerProcess(self._environ())
+      except (ConfigError, OSError) as error:  # of this machine; another may do
+        sys.exit(f"lm-jax: {error}")
     self._is_training = True
     self._worker.send(run=cells)
     answer = self._worker.answer()
@@ -166,7 +174,7 @@ class _Running:
   def _answered(self, name: str) -> list[Sequence]:
     """Returns the replies that a pack has, of a job that was queued again; no cell has begun without."""
     with contextlib.suppress(FileNotFoundError):
-      return json.loads(self._path(name).read_text())
+      return json.loads(rundir.read_text(self._path(name)))
     return [(rundir.STOPPED, None, None)] * len(self._job.packs[name])
 
   def _answer(self, name: str, replies: Sequence[Sequence]) -> None:
