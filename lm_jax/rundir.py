@@ -5,6 +5,7 @@ task.json     chance, shots, Bayes curve   records.jsonl, checkpoints/
 """
 
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -23,6 +24,8 @@ from lm_jax.strict import ConfigError
 RUNNING, DONE, STOPPED, FAILED, PAUSED, PRUNED = "running", "done", "stopped", "failed", "paused", "pruned"
 # What a launcher finds where another process is at work: no state of the run, and never written into it.
 BUSY = "busy"
+# How often and after how long a file is read again that another machine replaced meanwhile.
+_TRIES, _AGAIN_S = 5, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ class RunDir:
     to is known from its checkpoints, and if that is its end, it is done again at once.
     """
     try:
-      return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+      return json.loads(read_text(self.path / "status.json"))
     except (FileNotFoundError, ValueError):
       return None
 
@@ -107,6 +110,18 @@ class RunDir:
     """Returns the step of the last checkpoint, 0 where there is none."""
     names = [path.name for path in self.checkpoints.glob("*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def read_text(path: Path) -> str:
+  """Reads a file that others replace while it is read, which NFS may say by ESTALE."""
+  for _ in range(_TRIES - 1):
+    try:
+      return path.read_text(encoding="utf-8")
+    except OSError as error:
+      if error.errno != errno.ESTALE:
+        raise
+    time.sleep(_AGAIN_S)
+  return path.read_text(encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, *, to_disk: bool = True) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import processes
@@ -22,7 +23,7 @@ from processes import (
 )
 from ray_cluster import ray_cluster as ray_cluster
 
-from lm_jax import rundir
+from lm_jax import failures, rundir
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'lm_jax[ray]'")
 
@@ -84,6 +85,48 @@ def test_the_head_dies_and_the_same_command_goes_on(ray_cluster, tmp_path, undis
   done = lm_jax("sweep", f"--config={tmp_path / 'sweep.py'}", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
   assert_as_undisturbed(workdir, undisturbed)
+
+
+@pytest.mark.parametrize("words", [("--cpus=5",), ("--hosts=3",)])
+def test_what_waits_for_room_that_never_comes_is_stopped(words, ray_cluster, tmp_path):
+  file, told = write_config(tmp_path / "sweep.py", TREE), tmp_path / "told"
+  with told.open("w") as stderr:
+    process = start("sweep", f"--config={file}", f"--workdir={tmp_path / 'w'}", "--launcher=ray",
+                    f"--ray_address={ray_cluster.address}", *words, stderr=stderr,
+                    start_new_session=True)  # fmt: skip
+  wait_until(lambda: "waiting for more" in told.read_text(), process)
+  time.sleep(3)  # until it is sent, too
+  process.send_signal(signal.SIGINT)
+  assert finish(process).returncode == 128 + signal.SIGINT, told.read_text()
+  assert "the same command goes on from here" in told.read_text()
+  assert "Traceback" not in told.read_text()
+  assert not (tmp_path / "w" / "launches").exists()
+
+
+def test_what_fails_before_training_is_written_down(request, tmp_path, monkeypatch):
+  """As where the folder of core locks is another's: a link to elsewhere."""
+  monkeypatch.setenv("TMPDIR", str(tmp_path))
+  cluster = request.getfixturevalue("ray_cluster")
+  (tmp_path / f"lm_jax-cores-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+  done = finish(start_sweep(tmp_path, cluster))
+  assert done.returncode == 1, done.stderr
+  found = [status(cell) for cell in cells(tmp_path / "w")]
+  assert [(one["state"], one["kind"]) for one in found] == [(rundir.FAILED, failures.CONFIG)] * 4
+  assert "must be a folder of user" in found[0]["error"]
+
+
+def test_processes_that_do_not_meet_may_be_tried_again(tmp_path):
+  program = (
+    "from lm_jax.launch import meeting, ray\n"
+    "meeting._WAIT_S = 0.1\n"
+    f"group = meeting.Group({str(tmp_path / 'meeting')!r}, 1, 2)\n"
+    f"try: ray.run([], {str(tmp_path / 'stop')!r}, {str(tmp_path / 'begun')!r}, 1, group)\n"
+    "except ray.NotMet as error: print(error)"
+  )
+  environ = os.environ | {"PYTHONPATH": str(processes.ROOT)}
+  done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True)
+  assert "the first of 2 processes did not come" in done.stdout, done.stderr
+  assert (tmp_path / "begun").exists()
 
 
 def test_one_cell_over_two_hosts(ray_cluster, tmp_path):

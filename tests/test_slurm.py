@@ -1,14 +1,18 @@
 """Sweeps on a real Slurm of two nodes, whose jobs are killed, queued again, warned and cancelled."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from engine_sweeps import TREE, assert_as_undisturbed, cells, running
 from engine_sweeps import undisturbed as undisturbed
 from processes import (
+  ROOT,
+  RUN,
   finish,
   lasting_rows,
   lm_jax,
@@ -20,10 +24,15 @@ from processes import (
 )
 from slurm_cluster import slurm as slurm
 
-from lm_jax import rundir
+from lm_jax import rundir, sweep
+from lm_jax.config import from_mapping
 from lm_jax.launch import slurm as launcher
+from lm_jax.launch import study
+from lm_jax.launch.base import described
 from lm_jax.launch.engine import Request
+from lm_jax.rundir import BUSY, DONE, STOPPED, RunDir
 from lm_jax.strict import ConfigError
+from lm_jax.sweep import Cell
 
 
 def start_sweep(folder: Path, *words: str, tree=TREE) -> subprocess.Popen:
@@ -131,6 +140,19 @@ def test_one_cell_over_two_hosts(slurm, tmp_path):
   assert not (together / "w" / "launches").exists()
 
 
+def test_a_cell_that_fails_on_one_of_two_hosts_leaves_the_next_alone(slurm, tmp_path):
+  tree = sweep_tree(train={"num_steps": 200})
+  failing, fine = (study.cell_dir(tmp_path / "w", cell) for cell in sweep.from_tree(tree).cells)
+  # The first host fails, which alone writes; the other one is in a collective.
+  (failing / "records.jsonl").mkdir(parents=True)
+  done = finish(start_sweep(tmp_path, "--hosts=2", tree=tree))
+  assert done.returncode == 1, done.stderr
+  assert (status(failing)["state"], status(fine)["state"]) == (rundir.FAILED, DONE)
+  assert "IsADirectoryError" in status(failing)["error"]
+  assert "from the last checkpoint" not in done.stderr
+  assert not (tmp_path / "w" / "launches").exists()
+
+
 def test_what_sbatch_refuses_is_said_in_its_words(slurm, tmp_path):
   done = finish(start_sweep(tmp_path, "--slurm=partition=nope"))
   assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -168,3 +190,95 @@ def test_where_there_is_no_slurm_it_says_so(tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", "/nowhere")
   with pytest.raises(ConfigError, match="there is no sbatch on this machine"):
     launcher._import()
+
+
+@pytest.mark.parametrize(
+  ("listed", "is_used"),
+  [("7_0 RUNNING", True), ("7_0 RESV_DEL_HOLD", True), ("7_0 SOME_NEW_STATE", True), ("7_1 RUNNING", False),
+   ("7_0 PREEMPTED", False), ("7_0 NODE_FAIL", False), ("", False)],
+)  # fmt: skip
+def test_a_job_is_alive_until_its_state_says_that_it_is_over(listed, is_used, tmp_path, monkeypatch):
+  """States that a Slurm on one machine does not get into, so that a script says them."""
+  squeue = tmp_path / "squeue"
+  squeue.write_text(f"#!/bin/sh\necho '{listed}'\n")
+  squeue.chmod(0o755)
+  monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+  (tmp_path / launcher._JOBS).write_text("7_0\n")
+  assert launcher._is_used(tmp_path) == is_used
+
+
+# --- what a job does, also without a Slurm -----------------------------------------------------------
+
+
+def described_run(path: Path) -> dict:
+  path.mkdir(exist_ok=True)
+  return described(Cell("", from_mapping(RUN), {}), lambda _: path)
+
+
+def start_job(folder: Path, packs: dict[str, list], hosts: int = 1, setting: str = "") -> subprocess.Popen:
+  """Starts what a job of these packs runs."""
+  pytest.importorskip("submitit", reason="submitit is not installed: pip install 'lm_jax[slurm]'")
+  (folder / "answers").mkdir(exist_ok=True)
+  (folder / "packs.json").write_text(json.dumps(packs))
+  program = (
+    "import json, sys; from lm_jax.launch import slurm_job\n"
+    f"{setting}\n"
+    f"packs = json.load(open({str(folder / 'packs.json')!r}))\n"
+    f"slurm_job.Job({str(folder)!r}, packs, 1, {hosts})()"
+  )
+  environ = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+  return subprocess.Popen([sys.executable, "-c", program], env=environ, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def answered(folder: Path, name: str) -> list[str] | None:
+  path = folder / "answers" / f"{name}.json"
+  return [state for state, *_ in json.loads(path.read_text())] if path.exists() else None
+
+
+def test_what_another_holds_is_trained_after_the_others_once_it_is_free(tmp_path):
+  held, also, free = (RunDir(tmp_path / name) for name in ("held", "also", "free"))
+  packs = {"0": [described_run(held.path), described_run(also.path)], "1": [described_run(free.path)]}
+  with held.claim():
+    process = start_job(tmp_path, packs)
+    wait_until(lambda: answered(tmp_path, "1"), process)
+    assert answered(tmp_path, "0") is None
+  done = finish(process)
+  assert done.returncode == 0, done.stderr
+  assert (answered(tmp_path, "0"), answered(tmp_path, "1")) == ([DONE, DONE], [DONE])
+  assert held.is_done() and also.is_done()
+
+
+def test_what_another_holds_for_long_is_busy_and_not_final(tmp_path):
+  run = RunDir(tmp_path / "run")
+  packs = {"0": [described_run(run.path)]}
+  with run.claim():
+    done = finish(start_job(tmp_path, packs, setting="slurm_job._ROUNDS, slurm_job._BUSY_EVERY_S = 2, 0.5"))
+    assert (done.returncode, answered(tmp_path, "0")) == (0, [BUSY]), done.stderr
+  # The job, queued again.
+  done = finish(start_job(tmp_path, packs))
+  assert (done.returncode, answered(tmp_path, "0")) == (0, [DONE]), done.stderr
+
+
+def test_a_job_that_waits_for_another_ends_when_it_is_asked_to(tmp_path):
+  held, free = RunDir(tmp_path / "held"), RunDir(tmp_path / "free")
+  with held.claim():
+    process = start_job(tmp_path, {"0": [described_run(held.path)], "1": [described_run(free.path)]})
+    wait_until(lambda: answered(tmp_path, "1"), process)
+    process.send_signal(signal.SIGTERM)
+    done = finish(process)
+  assert done.returncode == 0, done.stderr
+  assert answered(tmp_path, "0") in (None, [STOPPED])
+
+
+def test_what_a_lost_node_held_is_taken_over_by_the_job_itself(tmp_path):
+  """With nobody waiting for it; the silence of a minute is heard to its end."""
+  run = RunDir(tmp_path / "run")
+  packs = {"0": [described_run(run.path)]}
+  own = {"token": "t", "host": "lost", "pid": 7, "machine": "another", "beat": 7, "released": False}
+  (run.path / "lease.1").write_text(json.dumps(own | {"time": 0.0}))
+  # What it answered there is not final.
+  (tmp_path / "answers").mkdir()
+  rundir.write_json(tmp_path / "answers" / "0.json", [(BUSY, "another process is at work on it", None)])
+  done = finish(start_job(tmp_path, packs))
+  assert (done.returncode, answered(tmp_path, "0")) == (0, [DONE]), done.stderr

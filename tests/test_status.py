@@ -1,6 +1,7 @@
 """What is shown of runs: their states as the leases have them, the table at any width, and watching."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from lm_jax import rundir, sweep
 from lm_jax.launch import statuses, study
+from lm_jax.launch.progress import Progress
 from lm_jax.launch.status_table import StatusTable, notes, status_line
 from lm_jax.launch.statuses import LOST, WAITING, Watcher, totals
 from lm_jax.rundir import DONE, FAILED, PRUNED, RUNNING, STOPPED, RunDir
@@ -162,6 +164,69 @@ def test_what_is_read_again_is_what_is_there(tmp_path):
   assert [statuses.state(row) for row in watcher.read()] == [DONE, WAITING]
   (runs[0].path / "status.json").unlink()
   assert [statuses.state(row) for row in watcher.read()] == [WAITING, WAITING]
+
+
+def test_what_cannot_be_read_now_is_as_it_was(tmp_path, capsys):
+  """A link to itself gives the OSError that a shared file system in trouble gives."""
+  known, unknown = sweep_of(tmp_path, widths=(8, 16))
+  for run in (known, unknown):
+    run.path.mkdir(parents=True)
+  (unknown.path / "status.json").symlink_to("status.json")
+  cells = sweep.from_tree(sweep_tree(widths=(8, 16))).cells
+  with Progress(cells, lambda cell: study.cell_dir(tmp_path, cell)) as progress:
+    written_by(known, 1, FAILED, error="loss is nan")
+    progress.update()
+    assert "failed" in capsys.readouterr().err
+    looker = statuses.Looker()
+    before = looker.status(known.path)
+    (known.path / "status.json").unlink()
+    (known.path / "status.json").symlink_to("status.json")
+    assert looker.status(known.path) == before
+  assert "failed" not in capsys.readouterr().err  # told once
+  with pytest.raises(OSError, match="symbolic links"):
+    statuses.Looker().status(unknown.path)
+  (known.path / "status.json").unlink()
+  assert looker.status(known.path) is None
+
+
+def test_a_file_that_is_stale_for_now_is_read_again(tmp_path, monkeypatch):
+  (run,) = sweep_of(tmp_path, widths=(8,))
+  written_by(run, 1, DONE)
+  read, stale = Path.read_text, [OSError(errno.ESTALE, "Stale file handle")] * 2
+
+  def read_text(path, *args, **options):
+    if stale:
+      raise stale.pop()
+    return read(path, *args, **options)
+
+  monkeypatch.setattr(Path, "read_text", read_text)
+  assert run.is_done() and not stale
+  stale += [OSError(errno.ESTALE, "Stale file handle")] * 100
+  with pytest.raises(OSError, match="Stale"):
+    run.status()
+  stale[:] = [OSError(errno.EACCES, "Permission denied")]
+  with pytest.raises(OSError, match="Permission"):
+    run.status()
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, 3600.0])
+def test_whether_a_failure_is_new_is_told_by_no_clock(ahead_s, tmp_path, capsys):
+  """Of a node whose clock is wrong."""
+  (run,) = sweep_of(tmp_path, widths=(8,))
+  cells = sweep.from_tree(sweep_tree(widths=(8,))).cells
+
+  def failed(error: str, pid: int) -> None:
+    written_by(run, pid, FAILED, error=error)
+    status = json.loads((run.path / "status.json").read_text())
+    rundir.write_json(run.path / "status.json", status | {"time": time.time() + ahead_s})
+
+  failed("before the launch", 1)
+  with Progress(cells, lambda _: run.path) as progress:
+    progress.update()
+    assert "failed" not in capsys.readouterr().err
+    failed("in the launch", 2)
+  told = capsys.readouterr().err
+  assert "in the launch" in told and "before the launch" not in told
 
 
 # --- totals ---------------------------------------------------------------------------------------

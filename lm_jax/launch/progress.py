@@ -69,8 +69,13 @@ class Progress:
     self._live = live(Console(stderr=True), is_wanted=not quiet, transient=True)
     self._lines = Lines("stderr", told=(DONE, FAILED, STOPPED, PRUNED), periodic=self._live is None)
     self._looker = Looker()
-    self._started, self._next = time.time(), 0.0
-    self._is_first = True
+    self._last: dict[Path, dict[str, Any] | None] = {}
+    # What was written before this launch, by what tells it apart: clocks of other machines may be wrong.
+    self._before: dict[Path, Any] = {}
+    self._next, self._is_first = 0.0, True
+    if not quiet:
+      for path in self._directories:
+        self._status(path)
 
   def __enter__(self) -> "Progress":
     if self._live:
@@ -102,11 +107,18 @@ class Progress:
 
   def _status(self, directory: Path) -> dict[str, Any] | None:
     """Returns a cell's status; how it stood before this launch no longer matters, unless it is done."""
-    status = self._looker.status(directory)
+    try:
+      status = self._looker.status(directory)
+    except OSError:  # a shared file system that is away for now must not end what trains
+      return self._last.get(directory)
     if status and "unreadable" in status:  # the run writes another
-      return None
-    is_old = status and status["state"] not in (DONE, RUNNING) and status["time"] < self._started
-    return None if is_old else status
+      status = None
+    version = status and [status.get(name) for name in ("state", "time", "pid", "host")]
+    is_old = self._before.setdefault(directory, version) == version
+    if is_old and status and status["state"] not in (DONE, RUNNING):
+      status = None
+    self._last[directory] = status
+    return status
 
 
 def live(console: Console, *, is_wanted: bool = True, transient: bool = False) -> Live | None:

@@ -42,10 +42,22 @@ def launcher(address: str | None, request: Request) -> EngineLauncher:
 # --- on a worker ----------------------------------------------------------------------------------
 
 
+class NotMet(Exception):
+  """The processes of a group did not find each other."""
+
+
 def run(
-  cells: Sequence[dict[str, Any]], stop_file: str, cpus: int, group: meeting.Group | None
+  cells: Sequence[dict[str, Any]], stop_file: str, begun_file: str, cpus: int, group: meeting.Group | None
 ) -> list[Reply]:
-  """Trains cells in a process of Ray's; saves and stops once the file is there, as no signal gets here."""
+  """Trains cells in a process of Ray's; saves and stops once a file is there, as no signal gets here.
+
+  Args:
+    begun_file: is made here, before anything else.
+
+  Raises:
+    NotMet: another try may do.
+  """
+  Path(begun_file).touch()
   if Path(stop_file).exists():
     return [(rundir.STOPPED, None, None)] * len(cells)
   # A GPU says by this variable that it is this process's.
@@ -55,7 +67,10 @@ def run(
     environment.pin_to_cores(own)
   if group:
     os.environ.update(group.variable())
-  meeting.join()
+  try:
+    meeting.join()
+  except (TimeoutError, ConfigError) as error:
+    raise NotMet(str(error)) from None
   from lm_jax import loop
   from lm_jax.launch import worker
 
@@ -79,9 +94,19 @@ def run(
 
 @dataclasses.dataclass
 class _Sent:
+  """A pack on its way.
+
+  Attributes:
+    tasks: references; the first one answers.
+    begun: the files that its tasks make first.
+    is_taken_back: before it began.
+  """
+
   pack: Pack
-  tasks: list[Any]  # references; the first one answers
+  tasks: list[Any]
+  begun: list[Path]
   placement: Any = None
+  is_taken_back: bool = False
 
 
 class _Ray:
@@ -141,7 +166,12 @@ class _Ray:
       )
 
   def _send(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
-    return _Sent(pack, [self._task().remote(cells, str(self._folder / STOP), self._request.cpus, None)])
+    begun = self._begun()
+    task = self._task().remote(cells, str(self._folder / STOP), str(begun), self._request.cpus, None)
+    return _Sent(pack, [task], [begun])
+
+  def _begun(self) -> Path:
+    return self._folder / f"begun-{uuid.uuid4().hex}"
 
   def _send_to_hosts(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
     from ray.util.placement_group import placement_group
@@ -152,14 +182,14 @@ class _Ray:
     # All of them at once, or none: half of a group would wait for the other half for ever.
     placement = placement_group([bundle] * r.hosts, strategy="STRICT_SPREAD")
     place = str(self._folder / f"meeting-{uuid.uuid4().hex}")
-    tasks = []
-    for i in range(r.hosts):
+    tasks, files = [], [self._begun() for _ in range(r.hosts)]
+    for i, begun in enumerate(files):
       strategy = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=i)
       # A process can be of one group only.
       task = self._task(scheduling_strategy=strategy, max_calls=1)
       group = meeting.Group(place, i, r.hosts)
-      tasks.append(task.remote(cells, str(self._folder / STOP), r.cpus, group))
-    return _Sent(pack, tasks, placement)
+      tasks.append(task.remote(cells, str(self._folder / STOP), str(begun), r.cpus, group))
+    return _Sent(pack, tasks, files, placement)
 
   def _task(self, **options: Any) -> Any:
     r = self._request
@@ -179,6 +209,8 @@ class _Ray:
 
   def _judge(self, sent: _Sent, ready: Sequence[Any]) -> Back | None:
     """Returns what became of a pack; None: it runs. What one host finds is awaited of all of them."""
+    if sent.is_taken_back:
+      return Back(sent.pack, [(rundir.STOPPED, None, None)] * len(sent.pack))
     answers = []
     for task in sent.tasks:
       if task not in ready:
@@ -186,22 +218,25 @@ class _Ray:
       try:
         answers.append(self._ray.get(task))
       except self._ray.exceptions.RayTaskError as error:
-        return Back(
-          sent.pack, [(rundir.FAILED, _one_line(error.cause or error), failures.CODE)] * len(sent.pack)
-        )
+        cause = error.cause or error
+        if isinstance(cause, NotMet):
+          return Back(sent.pack, death=f"its Ray workers did not meet ({_one_line(cause)[:200]})")
+        # Nobody has written it down: what fails while cells train is answered.
+        return Back(sent.pack, failure=(f"{type(cause).__name__}: {_one_line(cause)}", failures.kind(cause)))
       except self._ray.exceptions.RayError as error:
         # The others of its group wait for it in vain.
         return Back(sent.pack, death=f"its Ray worker was lost ({_one_line(error)[:200]})")
     return Back(sent.pack, answers[0]) if len(answers) == len(sent.tasks) else None
 
   def _release(self, sent: _Sent) -> None:
+    for begun in sent.begun:
+      with contextlib.suppress(OSError):  # it may never have begun
+        begun.unlink()
     if len(sent.tasks) == 1:
       return
     from ray.util.placement_group import remove_placement_group
 
-    for task in sent.tasks:
-      with contextlib.suppress(self._ray.exceptions.RayError):
-        self._ray.cancel(task, force=True)
+    self._cancel(sent)
     remove_placement_group(sent.placement)
 
   def is_idle(self) -> bool:
@@ -209,12 +244,20 @@ class _Ray:
 
   def stop(self) -> None:
     (self._folder / STOP).touch()
+    # What waits for room, which may never be, does not see it.
+    for sent in self._sent:
+      if not all(begun.exists() for begun in sent.begun):
+        sent.is_taken_back = True
+        self._cancel(sent)
 
   def kill(self) -> None:
     for sent in self._sent:
-      for task in sent.tasks:
-        with contextlib.suppress(self._ray.exceptions.RayError):
-          self._ray.cancel(task, force=True)
+      self._cancel(sent)
+
+  def _cancel(self, sent: _Sent) -> None:
+    for task in sent.tasks:
+      with contextlib.suppress(self._ray.exceptions.RayError):
+        self._ray.cancel(task, force=True)
 
   def close(self) -> None:
     self._ray.shutdown()

@@ -36,6 +36,16 @@ _MOST_JOBS = 1000  # of one array, as Slurm's MaxArraySize is by default
 _LOOK_EVERY_S = 5.0
 # How long after its last answer a job may take to end.
 _ENDING_S, _END_AGAIN_S = 30.0, 0.5
+# Not in Slurm's list any more, which forgets jobs some minutes after their end.
+_FORGOTTEN = "FORGOTTEN"
+# Of squeue's manual, JOB STATE CODES. What is not listed here, as a newer Slurm may have it, counts as alive:
+# that ends too, at the latest as forgotten, while a job that is given up would be trained a second time.
+_OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+         "PREEMPTED", "REVOKED", "TIMEOUT", _FORGOTTEN)  # fmt: skip
+_JOBS = 1000  # of one array, as Slurm's MaxArraySize is by default
+_LOOK_EVERY_S = 5.0
+# How long after its last answer a job may take to end.
+_ENDING_S, _END_AGAIN_S = 30.0, 0.5
 _LIVING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD",
            "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
 # Not in Slurm's list any more, which forgets jobs some minutes after their end.
@@ -120,7 +130,15 @@ class _Slurm:
     return None
 
   def send(self, packs: Sequence[Pack]) -> None:
-    count = self._num_jobs((cell for pack in packs for cell in pack), len(packs))
+    if self._request.hosts > 1:
+      # One each: a group of processes that met may not be whole any more after a pack that failed.
+      for at in range(0, len(packs), _MOST_JOBS):
+        self._send(packs[at : at + _MOST_JOBS], len(packs[at : at + _MOST_JOBS]))
+    else:
+      self._send(packs, self._num_jobs((cell for pack in packs for cell in pack), len(packs)))
+
+  def _send(self, packs: Sequence[Pack], count: int) -> None:
+    """Sends packs as an array of so many jobs."""
     shares = [{str(next(self._names)): pack for pack in packs[i::count]} for i in range(count)]
     r = self._request
     from lm_jax.launch.slurm_job import Job
@@ -197,7 +215,7 @@ class _Slurm:
 
   def _is_over(self, sent: _Sent) -> bool:
     """Whether a job has been over for so long that its answers would be seen."""
-    if self._states.get(sent.job_id) in (None, *_LIVING):
+    if self._states.get(sent.job_id) not in _OVER:
       sent.over_since = None
       return False
     if sent.over_since is None:
@@ -289,12 +307,12 @@ def _is_used(folder: Path) -> bool:
   if not ids:
     return False
   states = _states(ids)
-  return states is None or any(state in _LIVING for state in states.values())
+  return states is None or any(state not in _OVER for state in states.values())
 
 
 def _read_json(path: Path) -> Any:
   try:
-    return json.loads(path.read_text())
+    return json.loads(rundir.read_text(path))
   except FileNotFoundError:
     return None
 

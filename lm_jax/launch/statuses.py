@@ -90,7 +90,10 @@ class Looker:
     return {"silent_s": age, "silent_by": "clock"} if age > SILENT_S and last.time and not moved else {}
 
   def json(self, path: Path) -> Any:
-    """Returns what a JSON file holds, None where there is none."""
+    """Returns what a JSON file holds, None where there is none.
+
+    What it held before where a shared file system does not let it be read now; OSError if nothing is known.
+    """
     try:
       found = os.stat(path)
       # Files are replaced, not rewritten: a new one has another number.
@@ -99,6 +102,9 @@ class Looker:
         self._read[path] = version, json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (FileNotFoundError, NotADirectoryError):
       return None
+    except OSError:
+      if path not in self._read:
+        raise
     except ValueError as error:
       raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
     return self._read[path][1]
