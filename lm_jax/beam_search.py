@@ -6,6 +6,7 @@ the K best of the others go on. A prompt is done when its best beam, at the leng
 below its worst of K finished ones. Letters: P prompts, K beams, V vocabulary, N tokens of a continuation.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -143,7 +144,8 @@ def _run(
   # The beams are equal at first: all but one must not be chosen from.
   s = Search(
     kv_cache.take(cache, jnp.repeat(jnp.arange(P), K)), jnp.repeat(logits_P1V, K, axis=1),
-    jnp.repeat(seen_PV[:, None], K, axis=1), nothing.replace(score_PK=nothing.score_PK.at[:, 0].set(0)),
+    jnp.repeat(seen_PV[:, None], K, axis=1),
+    dataclasses.replace(nothing, score_PK=nothing.score_PK.at[:, 0].set(0)),
     nothing, jnp.ones(P, bool), jnp.ones((), bool), jnp.zeros((), jnp.int32),
   )  # fmt: skip
 
@@ -156,7 +158,7 @@ def _run(
     rows = (jnp.arange(P)[:, None] * K + parent_PK).reshape(-1)
     cache = kv_cache.take(s.cache, rows)
     logits, cache = kv_cache.read(c, params, token_PK.reshape(-1, 1), cache)
-    return s.replace(cache=cache, logits_PKV=logits.reshape(P, K, -1))
+    return dataclasses.replace(s, cache=cache, logits_PKV=logits.reshape(P, K, -1))
 
   return jax.lax.while_loop(goes_on, step, s).finished
 
@@ -187,8 +189,9 @@ def _extend(s: Search, rules: Rules) -> tuple[Search, Int[Array, "P K"], Int[Arr
 
   best_P1 = running.score_PK[:, :1] / count**rules.length_penalty
   worst_PK = jnp.where(finished.length_PK > 0, finished.score_PK.min(1, keepdims=True), _NEVER)
-  s = s.replace(
-    seen_PKV=seen_PKV, running=running.replace(length_PK=jnp.zeros((P, K), jnp.int32)), finished=finished,
+  s = dataclasses.replace(
+    s, seen_PKV=seen_PKV, finished=finished,
+    running=dataclasses.replace(running, length_PK=jnp.zeros((P, K), jnp.int32)),
     open_P=s.open_P & (best_P1 > worst_PK).any(1), alive=~ends_PX.all(), count=count,
   )  # fmt: skip
   return s, parent_PK, token_PK
@@ -202,7 +205,7 @@ def _finish(
   full_P = rules.early_stopping & (s.finished.length_PK > 0).all(1)
   barred_PX = ~(ends_PX & (jnp.arange(2 * K)[None] < K)) | (full_P | ~s.open_P)[:, None]
   score_PX = grown.score_PK / count**rules.length_penalty + _NEVER * barred_PX
-  new = grown.replace(score_PK=score_PX, length_PK=jnp.where(barred_PX, 0, count))
+  new = dataclasses.replace(grown, score_PK=score_PX, length_PK=jnp.where(barred_PX, 0, count))
   both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), s.finished, new)
   _, best_PK = jax.lax.top_k(both.score_PK, K)
   return both.take(best_PK)

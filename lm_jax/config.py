@@ -212,7 +212,7 @@ def shape(config: Config) -> Config:
 
   Data are the seeds, learning rate, weight decay and warmup; labels are no part of a program either.
   """
-  data = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0}
+  data: dict[str, Any] = {"learning_rate": 1.0, "weight_decay": 0.0, "warmup_steps": 0}
   optimizer = dataclasses.replace(config.optimizer, **data)
   return dataclasses.replace(
     config, study=Config.study, family=Config.family, seed=0, data_seed=None, optimizer=optimizer

@@ -94,7 +94,7 @@ def _call(spec: str) -> Any:
 
 def _execute(path: Path, spec: str) -> Any:
   module_spec = importlib.util.spec_from_file_location("lm_jax_config_file", path)
-  if module_spec is None:
+  if module_spec is None or module_spec.loader is None:
     raise ConfigError(f"--config={spec}: must be a Python file, NAME.py")
   module = importlib.util.module_from_spec(module_spec)
   try:

@@ -143,7 +143,7 @@ def _written(
   return results
 
 
-def _confidence(reader: Reader, written: Sequence[tuple[str, str]]) -> list[float | None]:
+def _confidence(reader: Reader, written: Sequence[tuple[Prompt, str]]) -> list[float | None]:
   """Returns the log p of each (context, answer) for a token of it, see `few_shot_scores.Result`.
 
   Written answers are read again, so that any reader can tell, and the end of the answer is no part of it.

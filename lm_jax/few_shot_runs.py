@@ -392,11 +392,13 @@ def _about(p: Pretrained, name: str) -> dict[str, Any]:
 
 
 def _kept(folder: Path | None, key: str) -> list[dict[str, Any]] | None:
-  path = None if folder is None else folder / CELLS / f"{key}.json"
-  if path is None or not path.exists():
+  if folder is None:
     return None
+  path = folder / CELLS / f"{key}.json"
   try:
     rows = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
   except ValueError as error:
     raise ConfigError(f"{path}: is not JSON ({error}); delete it to have it computed again") from None
   return [row | {name: value for name, value in _DEFAULTS.items() if name not in row} for row in rows]
@@ -434,7 +436,8 @@ def _of_item(result: Result) -> dict[str, Any]:
 
 def _compact(folder: Path) -> None:
   paths = sorted((folder / CELLS).glob("*.json"))
-  lines = [json.dumps(row) + "\n" for path in paths for row in _kept(folder, path.stem)]
+  # None: it was deleted meanwhile, to be computed again.
+  lines = [json.dumps(row) + "\n" for path in paths for row in _kept(folder, path.stem) or ()]
   with _written(folder / RESULTS) as path:
     path.write_text("".join(lines), encoding="utf-8")
 

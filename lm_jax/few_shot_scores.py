@@ -34,6 +34,7 @@ Of code:
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -190,7 +191,7 @@ def means(task: FewShotTask, results: Sequence[Result], shots: int) -> list[Scor
 
   Of no items at all the main scores are there, and missing.
   """
-  where = {"n_shots": shots, "prompt_id": task.template, "task": task.name}
+  where: dict[str, Any] = {"n_shots": shots, "prompt_id": task.template, "task": task.name}
   scores = _of_answers(task, [result for result in results if result.asked.item.answerable])
   if any(not item.answerable for item in task.items):
     scores += _of_abstention(task, results)

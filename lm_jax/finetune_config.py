@@ -114,7 +114,7 @@ NEUTRAL = ("study", "checkpoint", "pretraining", "shots", "draws", "methods")
 def resolve(c: FinetuneConfig) -> FinetuneConfig:
   """Fills what is known of the data and checks the whole; raises ConfigError."""
   known = KNOWN.get(c.data.name, {})
-  missing = {name: value for name, value in known.items() if getattr(c.data, name) is None}
+  missing: dict[str, Any] = {name: value for name, value in known.items() if getattr(c.data, name) is None}
   c = dataclasses.replace(c, data=dataclasses.replace(c.data, **missing))
   if c.checkpoint is None:
     c = dataclasses.replace(c, pretraining=_resolve_pretraining(c))

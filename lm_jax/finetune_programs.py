@@ -124,7 +124,7 @@ def trunk(model: ModelConfig, params: Any, num_classes: int) -> Any:
   return {name: params[name] for name in shapes if name in params}
 
 
-def init_params(model: ModelConfig, num_classes: int, key: jax.Array) -> Any:
+def init_params(model: ModelConfig, num_classes: int, key: jax.Array | np.ndarray) -> Any:
   """Returns a whole classifier's initial parameters."""
   tokens = jnp.zeros((1, model.context_length), jnp.int32)
   return Classifier(model, num_classes).init(stream(key, _PARAMS), tokens)["params"]

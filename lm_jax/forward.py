@@ -45,9 +45,9 @@ def _fill(c: ModelConfig, params: Any, sequences: Sequence[Sequence[int]], out: 
 
   width = c.vocab_size if c.lm_head else c.d_model
   order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-  for T, same in itertools.groupby(order, key=length):
+  for T, of_length in itertools.groupby(order, key=length):
     most = _power_below(min(MAX_ROWS, MAX_TOKENS // T, MAX_FLOATS // (T * width)))
-    same = list(same)
+    same = list(of_length)
     for start in range(0, len(same), most):
       part = same[start : start + most]
       out_BTX = np.asarray(_run(c, params, [sequences[i] for i in part], T, bucket(len(part), 1, most)))

@@ -5,6 +5,7 @@ is the number of sequences; what is asked (GenerationConfig) is data. A sequence
 depend on what else is in its batch, but for the last bits of float32.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -259,10 +260,12 @@ def _decode(
   def step(carry: tuple) -> tuple:
     i, state, (tokens_Bn, log_p_Bn) = carry
     logits_B1V, cache = kv_cache.read(c, params, state.token_B[:, None], state.cache)
-    state, token_B, log_p_B = _choose(state.replace(cache=cache), logits_B1V[:, 0], settings, end)
+    state, token_B, log_p_B = _choose(
+      dataclasses.replace(state, cache=cache), logits_B1V[:, 0], settings, end
+    )
     return i + 1, state, (tokens_Bn.at[:, i].set(token_B), log_p_Bn.at[:, i].set(log_p_B))
 
-  state = state.replace(finished_B=state.finished_B | finished_B)
+  state = dataclasses.replace(state, finished_B=state.finished_B | finished_B)
   n, state, (tokens_Bn, log_p_Bn) = jax.lax.while_loop(goes_on, step, (0, state, chosen))
   return state, n, (tokens_Bn, log_p_Bn)
 
@@ -274,7 +277,8 @@ def _choose(
   token_B = sampling.choose(logits_BV, state.seen_BV, settings, keys_B)
   row_B = jnp.arange(token_B.shape[0])
   log_p_B = logits_BV[row_B, token_B] - jax.nn.logsumexp(logits_BV, axis=-1)
-  state = state.replace(
+  state = dataclasses.replace(
+    state,
     token_B=token_B, finished_B=state.finished_B | (token_B == end),
     seen_BV=state.seen_BV.at[row_B, token_B].set(True), count=state.count + 1,
   )  # fmt: skip

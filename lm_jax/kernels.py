@@ -246,7 +246,7 @@ def affine(x_MD: Float[Array, "M D"], w_DF: Matrix, bias_F: Float[Array, "F"] | 
 
 
 def _chunked_nll_forward(
-  x_BPD: Array, w_DV: Array, bias_V: Array | None, targets_BP: Array, size: int
+  x_BPD: Array, w_DV: Matrix, bias_V: Array | None, targets_BP: Array, size: int
 ) -> tuple[Array, tuple]:
   P = targets_BP.shape[1]
 

@@ -5,6 +5,7 @@ sequence shorter than others begins later: it is padded on the left, and does no
 `first` slot. Positions count from there, so it gets the numbers that it would get alone.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -78,10 +79,10 @@ def resized(cache: KVCache, num_slots: int) -> KVCache:
     widths[-2] = (0, max(0, num_slots - x.shape[-2]))
     return jnp.pad(x[..., :num_slots, :], widths)
 
-  return cache.replace(layers=jax.tree.map(change, cache.layers))
+  return dataclasses.replace(cache, layers=jax.tree.map(change, cache.layers))
 
 
 def take(cache: KVCache, rows_B: Int[Array, "B"]) -> KVCache:
   """Returns the cache of these sequences in this order, each of them once, several times, or not at all."""
   kept = jax.tree.map(lambda x: jnp.take(x, rows_B, axis=x.ndim - 4), cache.layers)
-  return cache.replace(layers=kept, first_B=cache.first_B[rows_B])
+  return dataclasses.replace(cache, layers=kept, first_B=cache.first_B[rows_B])

@@ -9,6 +9,7 @@ the speed is in kernels.py.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +217,7 @@ def attend(
 ) -> Float[Array, "B T N H"]:
   """Returns the model's attention by the kernel that `config.attention` and the backend choose."""
   T, prefix = q_BTNH.shape[1], prefix_BT is not None
-  who = {"causal": c.causal, "window": c.attention_window}
+  who: dict[str, Any] = {"causal": c.causal, "window": c.attention_window}
   kernel = attention.attention_kernel(c.attention, attention.attention_backend(), c.dtype, c.head_dim, **who)
   who |= {"documents_BS": documents_BT, "prefix_BS": prefix_BT}
   # cuDNN takes documents and prefixes as a bias, whose sides must be even to have a gradient.
@@ -281,7 +282,7 @@ class Attention(nn.Module):
     elif cached is None or isinstance(slots.start, int):
       out = attend(c, q, k, v, documents_BT, prefix_BT)
     else:
-      where = {"start": slots.start, "first_B": slots.first_B, "window": c.attention_window}
+      where: dict[str, Any] = {"start": slots.start, "first_B": slots.first_B, "window": c.attention_window}
       out = attention.attend_cache(q, *cached, **where)
     out_MX = sharding.constrain(
       out.reshape(batch * T, c.num_heads * c.head_dim), sharding.BATCH, sharding.HEADS

@@ -141,7 +141,7 @@ class LmJax(TemplateLM):
     """Returns a conversation as one text; without it, the last message is to be continued."""
     template = self._pretrained.chat_template
     require(template is not None, "--apply_chat_template", True, "left out: the model has no chat template")
-    how = {
+    how: dict[str, Any] = {
       "add_generation_prompt": add_generation_prompt,
       "continue_final_message": not add_generation_prompt,
       "specials": {f"{name}_token": text for name, text in self._spellings().items()},

@@ -1,5 +1,6 @@
 """A Transformer from a config: causal decoder, or bidirectional encoder (`causal=False`)."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -144,7 +145,7 @@ class Transformer(nn.Module):
     if c.positions != "rope":
       return slots
     cos, sin = (jnp.asarray(table)[positions_BT] for table in layers.rotary_tables(c, c.context_length))
-    return slots.replace(cos_BTX=cos, sin_BTX=sin)
+    return dataclasses.replace(slots, cos_BTX=cos, sin_BTX=sin)
 
   def _add_segments(self, x_MD: Array, segments_BT: Array | None) -> Array:
     c = self.config

@@ -2,10 +2,16 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lm_jax import presets
 from lm_jax.strict import ConfigError, require, require_positive
+
+# A size that follows from others: none until it is resolved, and readers have resolved ones only.
+if TYPE_CHECKING:
+  Derived = Any
+else:
+  Derived = int | None
 
 # Constants of the kernels, by measurement (experiments/004_kernels).
 LONG_SEQUENCE = 1024  # tokens; attention weights of longer ones are computed again for the backward pass
@@ -54,14 +60,14 @@ class ModelConfig:
 
   PRESETS: ClassVar = presets.PRESETS
 
-  vocab_size: int | None = None  # the task's
-  context_length: int | None = None  # tokens; the task's sequence length
+  vocab_size: Derived = None  # the task's
+  context_length: Derived = None  # tokens; the task's sequence length
   d_model: int = 64
   num_layers: int = 2
   num_heads: int = 2
-  num_kv_heads: int | None = None  # num_heads; fewer is grouped-query attention (arXiv:2305.13245)
-  head_dim: int | None = None  # d_model / num_heads
-  d_ff: int | None = None  # 4 d_model; 8/3 d_model for swiglu, which has three matrices
+  num_kv_heads: Derived = None  # num_heads; fewer is grouped-query attention (arXiv:2305.13245)
+  head_dim: Derived = None  # d_model / num_heads
+  d_ff: Derived = None  # 4 d_model; 8/3 d_model for swiglu, which has three matrices
   positions: Literal["learned", "sinusoidal", "rope", "none"] = "rope"
   rope_theta: float = 10_000.0
   rope_scaling: RopeScaling = RopeScaling()

@@ -18,6 +18,7 @@ from lm_jax import parametrization
 from lm_jax.config import Config, OptimizerConfig
 from lm_jax.model_config import ModelConfig
 
+Number = float | np.float32 | Float[Array, ""]  # or a tracer
 Hyperparams = dict[str, jax.Array | np.float32]  # float32 scalars, see `hyperparams`
 STANDARD = ModelConfig()
 
@@ -66,8 +67,8 @@ def learning_rate(c: OptimizerConfig, h: Hyperparams, step: Int[Array, ""]) -> F
 
 def make_optimizer(
   c: OptimizerConfig,
-  rate: float | Float[Array, ""],
-  decay: float | Float[Array, ""],
+  rate: Number,
+  decay: Number,
   model: ModelConfig = STANDARD,
 ) -> optax.GradientTransformation:
   """Returns clipping followed by the optimizer at one learning rate and weight decay (numbers or tracers).
@@ -99,8 +100,8 @@ def make_optimizer(
 
 def _parametrized_adamw(
   c: OptimizerConfig,
-  rate: float | Float[Array, ""],
-  decay: float | Float[Array, ""],
+  rate: Number,
+  decay: Number,
   mask: Callable[[Any], Any] | None,
   table: dict[parametrization.Role, parametrization.Factors],
 ) -> optax.GradientTransformation:

@@ -71,7 +71,7 @@ def _peak(device: Device, dtype: str) -> float:
 def _costs(c: Config, speed: float, device: Device | None, usd_per_hour: float | None) -> dict[str, Any]:
   """Returns what one cell costs in time, memory and money."""
   memory, seconds = scaling.memory_bytes(c), scaling.seconds(c, speed)
-  room = device and device.memory_bytes
+  room = None if device is None else device.memory_bytes
   return {
     "memory_bytes": memory, "fits": None if room is None else memory <= room,
     "would_fit": None if room is None or memory <= room else would_fit(c, room),
@@ -89,7 +89,8 @@ def would_fit(c: Config, room: int) -> list[str]:
       found.append(f"--config.train.grad_accum_steps={splits}")
       break
   for field, value in (("remat", "block"), ("dtype", "bfloat16")):
-    if _fits(dataclasses.replace(c, model=dataclasses.replace(c.model, **{field: value})), room):
+    change: dict[str, Any] = {field: value}
+    if _fits(dataclasses.replace(c, model=dataclasses.replace(c.model, **change)), room):
       found.append(f"--config.model.{field}={value}")
   return found
 

@@ -124,7 +124,7 @@ class Population:
 
   def split(self, s: TrainState) -> list[TrainState]:
     leaves, tree = jax.tree.flatten(self.by_member(s))
-    return [tree.unflatten([x[i] for x in leaves]) for i in range(self.num_members)]
+    return [jax.tree.unflatten(tree, [x[i] for x in leaves]) for i in range(self.num_members)]
 
   def like(self, s: TrainState) -> TrainState:
     return self.split(s)[0]

@@ -73,7 +73,7 @@ def block_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Returns {path: shape} of the parameters of a model whose blocks are apart, whatever its depth."""
   # Tables of positions that are no parameters would be made in the sizes of a model that may be broken.
   positions = "learned" if model.positions == "learned" else "none"
-  alike = {"num_layers": 1, "scan_layers": False, "remat": "none", "positions": positions}
+  alike: dict[str, Any] = {"num_layers": 1, "scan_layers": False, "remat": "none", "positions": positions}
   one = flat(shapes(dataclasses.replace(model, **alike)))
   found = {}
   for path, leaf in one.items():

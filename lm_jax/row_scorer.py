@@ -51,8 +51,8 @@ class RowScorer:
     """Returns what the rows score; `done` is called with the index of each, as it is."""
     results: list[Scored | None] = [None] * len(rows)
     jobs = _jobs(self._plan(rows), rows, self._config, self._cost)
-    for _, of_group in itertools.groupby(jobs, key=lambda job: id(job.group)):
-      of_group = list(of_group)
+    for _, jobs_of_group in itertools.groupby(jobs, key=lambda job: id(job.group)):
+      of_group = list(jobs_of_group)
       cache = self._read_stem(of_group[0])
       for job in of_group:
         for row, scored in self._run(job, cache):
@@ -122,7 +122,7 @@ def _score(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns log p of candidates in nats, and whether they are the most likely tokens, both [B, P, C]."""
   variables = {"params": params} | ({} if cache is None else {"cache": cache})
-  where = {"slots": tree, "documents_BT": documents_BT, "positions_BP": positions_BP}
+  where: dict[str, Any] = {"slots": tree, "documents_BT": documents_BT, "positions_BP": positions_BP}
   return Transformer(config).apply(variables, tokens_BT, candidates_BPC=candidates_BPC, **where)
 
 

@@ -70,7 +70,7 @@ def _check(result: int, what: str) -> int:
   return result
 
 
-def _call(name: str, *arguments: int | bytes | None) -> int:
+def _call(name: str, *arguments: int | bytes | ctypes.c_ulong | None) -> int:
   return _check(getattr(_LIBC, name)(*arguments), name)
 
 

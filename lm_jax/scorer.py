@@ -223,7 +223,7 @@ def _required(specials: dict[str, int], names: tuple[str, ...]) -> list[int]:
   return [specials[name] for name in names]
 
 
-def _check_fits(text: str, tokens: list[int], most: int) -> None:
+def _check_fits(text: str, tokens: Sequence[int], most: int) -> None:
   if len(tokens) > most:
     raise ConfigError(f"continuation {text[:40]!r}...: has {len(tokens)} tokens, the model takes {most}")
 

@@ -36,6 +36,7 @@ def parameter_axes(path: tuple, ndim: int) -> tuple[str | None, ...]:
   """
   names = [str(getattr(entry, "key", getattr(entry, "name", ""))) for entry in path]
   *_, module, name = ["", "", *names]
+  axes: tuple[str | None, ...]
   if name == "kernel":
     axes = _KERNELS[module]
   elif name == "bias" and module in _KERNELS:

@@ -34,7 +34,7 @@ class TrainState(struct.PyTreeNode):
   hyperparams: optimizer.Hyperparams
 
 
-def stream(key: jax.Array, name: int, step: jax.Array | int = 0) -> jax.Array:
+def stream(key: jax.Array | np.ndarray, name: int, step: jax.Array | int = 0) -> jax.Array:
   """Returns the random key of one stream at one step."""
   return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), name), step)
 
@@ -60,7 +60,10 @@ def init_state(config: Config) -> TrainState:
 
 
 def init_from(
-  config: Config, key: jax.Array, data_key: jax.Array, hyperparams: optimizer.Hyperparams
+  config: Config,
+  key: jax.Array | np.ndarray,
+  data_key: jax.Array | np.ndarray,
+  hyperparams: optimizer.Hyperparams,
 ) -> TrainState:
   """`init_state` with its data as arrays, so that cells of one shape share a program."""
   tokens = jnp.zeros((1, config.model.context_length), jnp.int32)

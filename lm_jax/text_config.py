@@ -179,7 +179,11 @@ def resolve_tokenizer(t: TokenizerConfig, path: str = "config.task.tokenizer") -
     from lm_jax import tokenizers  # pays for its library only where it is used
 
     loaded = tokenizers.load(t.path)
-    found = {"vocab_size": loaded.vocab_size, "specials": tuple(loaded.specials), "digest": loaded.digest}
+    found: dict[str, Any] = {
+      "vocab_size": loaded.vocab_size,
+      "specials": tuple(loaded.specials),
+      "digest": loaded.digest,
+    }
     return dataclasses.replace(t, **found)
   require(t.path is None, f"{path}.path", t.path, f"none for kind={t.kind}")
   least = len(NATIVE[t.kind]) + BYTE_TOKENS[t.kind]
@@ -225,7 +229,7 @@ def identity(t: Text) -> dict[str, Any]:
   }  # fmt: skip
   unread = {name: getattr(Text, name) for name, is_read in read.items() if not is_read}
   # What follows from the kind of tokenizer is not said again.
-  derived = {"path": None, "specials": None}
+  derived: dict[str, Any] = {"path": None, "specials": None}
   if t.tokenizer.kind == "bytes":
     derived["vocab_size"] = None
   return unread | {"corpus": names, "tokenizer": dataclasses.replace(t.tokenizer, **derived)}

@@ -21,7 +21,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -187,7 +187,8 @@ def _components(x_NST: np.ndarray) -> dict[tuple[int, ...], float]:
 
 
 def _mean_squares(x_NST: np.ndarray) -> dict[tuple[int, ...], float]:
-  effect, square = {(): x_NST.mean(keepdims=True)}, {}
+  effect: dict[tuple[int, ...], Any] = {(): x_NST.mean(keepdims=True)}
+  square: dict[tuple[int, ...], float] = {}
   varying = [axis for axis in range(x_NST.ndim) if x_NST.shape[axis] > 1]
   for size in range(1, len(varying) + 1):
     for axes in itertools.combinations(varying, size):

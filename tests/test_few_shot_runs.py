@@ -166,6 +166,9 @@ def test_a_cell_without_its_rows_is_computed_again(model, definition, tmp_path):
   (folder / "cells" / f"{first[0]['key']}.json").unlink()
   again = few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader)
   assert again == first and reader.asked == 40
+  # One that is deleted while others are put together is seen, and cannot be read any more.
+  (folder / "cells" / "deleted.json").symlink_to(folder / "nothing")
+  assert few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader) == first
   (folder / "cells" / f"{first[0]['key']}.json").write_text("[")
   with pytest.raises(ConfigError, match=r"cells/.*\.json: is not JSON .*delete it"):
     few_shot_runs.run(model, settings, name="m", folder=folder, quiet=True, reader=reader)

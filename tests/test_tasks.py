@@ -14,7 +14,7 @@ from scipy import stats
 from lm_jax import config as configs
 from lm_jax import task_configs
 from lm_jax.strict import ConfigError
-from lm_jax.tasks import TASKS, Batch, make_task
+from lm_jax.tasks import TASKS, Batch, Task, make_task
 from lm_jax.tasks.markov_chain import stationary
 from lm_jax.tasks.occupancy import binomial_pmf, max_count_pmf
 
@@ -211,6 +211,14 @@ def test_every_procedural_config_has_a_task():
   procedural = {c for c in task_configs.TaskConfig.__args__ if c not in NOT_PROCEDURAL}
   assert procedural <= set(TASKS)
   assert all(cls.__name__ == config_cls.__name__ for config_cls, cls in TASKS.items())
+
+
+def test_a_fed_task_that_is_asked_to_sample_says_that_it_is_fed():
+  class Fed(Task):
+    is_fed = True
+
+  with pytest.raises(NotImplementedError, match="Fed is fed"):
+    Fed().sample(jax.random.key(0), 2)
 
 
 # --- the sampling distribution and the yardsticks, against the listing ---------------------------

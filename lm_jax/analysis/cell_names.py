@@ -10,19 +10,19 @@ def told_apart(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
   Two tasks, or two sizes, that share a name but not their parameters must never be averaged.
   """
-  cells = [dict(cell) for cell in cells]
+  named = [dict(cell) for cell in cells]
   tasks = _disambiguate(
-    cells, "task", lambda c: c["task"], lambda k: k.startswith("task.") and k != "task.name"
+    named, "task", lambda c: c["task"], lambda k: k.startswith("task.") and k != "task.name"
   )
-  for cell, task in zip(cells, tasks, strict=True):
+  for cell, task in zip(named, tasks, strict=True):
     cell["record_task"], cell["task"] = cell["task"], task
   labels = _disambiguate(
-    cells, "label", lambda c: (c["task"], c["family"], c["label"]),
+    named, "label", lambda c: (c["task"], c["family"], c["label"]),
     lambda k: not k.startswith(("task.", "runtime.")) and k not in ("seed", "study"),
   )  # fmt: skip
-  for cell, label in zip(cells, labels, strict=True):
+  for cell, label in zip(named, labels, strict=True):
     cell["label"] = label
-  return cells
+  return named
 
 
 def _vary(group: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _unknown(name: str) -> ConfigError:
   )
 
 
-def _files(files: dict[Path, str | None], text_field: str) -> _Source:
+def _files(files: Mapping[Path, str | None], text_field: str) -> _Source:
   states = []
   for file, split in files.items():
     try:

@@ -10,6 +10,7 @@ from rich.progress import (
   BarColumn,
   DownloadColumn,
   MofNCompleteColumn,
+  ProgressColumn,
   TextColumn,
   TimeRemainingColumn,
   TransferSpeedColumn,
@@ -35,7 +36,7 @@ class Progress(contextlib.AbstractContextManager):
     self._bar = self._make_bar() if is_animated else None
 
   def _make_bar(self) -> Bar:
-    counts = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    counts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn())
     if self._unit != BYTES:
       counts = (MofNCompleteColumn(), TextColumn(self._unit))
     left = (TimeRemainingColumn(), TextColumn("left"))

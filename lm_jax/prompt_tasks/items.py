@@ -145,7 +145,7 @@ class FewShotTask:
       how["shown"] = True
     hashes = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     for item in (*self.items, None, *self.pool):
-      asked = (
+      asked: Any = (
         None
         if item is None
         else [

@@ -11,7 +11,7 @@ from lm_jax.tasks.rule_induction import RuleInduction
 
 __all__ = ["TASKS", "Batch", "Split", "Task", "make_task"]
 
-# A new task is a config class in lm_jax/config.py, a class here with the same name, and one line below.
+# A new task is a config class in lm_jax/task_configs.py, a class here with the same name, and one line below.
 TASKS: dict[type, type] = {
   task_configs.RuleInduction: RuleInduction,
   task_configs.AssociativeRecall: AssociativeRecall,

@@ -77,8 +77,9 @@ class Task(Protocol):
   is_fed: bool = False
 
   def sample(self, key: jax.Array, batch_size: int, arrays: Any = (), split: Split = "train") -> Batch:
-    """Draws `batch_size` sequences; a pure function of its arguments."""
-    ...
+    """Draws `batch_size` sequences; a pure function of its arguments. Of a task that is not fed."""
+    del key, batch_size, arrays, split
+    raise NotImplementedError(f"{type(self).__name__} is fed: its batches are made on the host")
 
   def batches(self, seed: int, batch_size: int, rows: slice, first: int) -> Iterator[Batch]:
     """Yields rows of the batches of steps `first`, `first` + 1, ... as numpy, without end.
@@ -99,13 +100,16 @@ class Task(Protocol):
   def bayes_predict(self, batch: Batch) -> jax.Array | None:
     """Returns the exact posterior predictive over the choices, float32 [B, P, C], or None."""
     del batch
+    return None
 
   def baseline_predict(self, batch: Batch) -> jax.Array | None:
     """Returns what a simpler, half-right predictor would say, float32 [B, P, C], or None."""
     del batch
+    return None
 
   def bayes_accuracy(self) -> np.ndarray | None:
     """Returns the exact accuracy of the Bayes-optimal predictor, float64 [Q], or None if unknown."""
+    return None
 
 
 def next_token_batch(sequence_BS: jax.Array, positions: Sequence[int]) -> Batch:

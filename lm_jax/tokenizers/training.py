@@ -6,7 +6,7 @@ Both know every byte, so that no text has an unknown token. BPE is GPT-2's (Radf
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lm_jax.strict import ConfigError, choose
 from lm_jax.tokenizers import byte
@@ -62,7 +62,7 @@ def _bpe(size: int, required: list[str], alphabet: list[str], texts: Iterator[st
 
   inner = Tokenizer(models.BPE())
   inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  options = {"vocab_size": size, "special_tokens": required, "initial_alphabet": alphabet}
+  options: dict[str, Any] = {"vocab_size": size, "special_tokens": required, "initial_alphabet": alphabet}
   inner.train_from_iterator(texts, trainers.BpeTrainer(**options, show_progress=False))
   merges = [tuple(pair) for pair in json.loads(inner.to_str())["model"]["merges"]]
   filled = Tokenizer(models.BPE(vocab=_filled(inner.get_vocab(), size), merges=merges))
@@ -81,7 +81,7 @@ def _wordpiece(
   inner.pre_tokenizer = words
   # As special tokens, the continuing bytes are there whether seen or not, and their ids do not hang on the
   # order of a hash table, which would decide between merges that are equally frequent.
-  options = {"vocab_size": size, "special_tokens": required, "initial_alphabet": alphabet}
+  options: dict[str, Any] = {"vocab_size": size, "special_tokens": required, "initial_alphabet": alphabet}
   trainer = trainers.WordPieceTrainer(**options, continuing_subword_prefix=CONTINUES, show_progress=False)
   inner.train_from_iterator(texts, trainer)
   vocab = _filled(inner.get_vocab(), size)

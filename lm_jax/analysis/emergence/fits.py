@@ -101,7 +101,7 @@ def _solve(s: _Sums, low: float, high: float) -> tuple[np.ndarray, np.ndarray, n
   return a, b, np.maximum(rss, 0)
 
 
-def _quotient(fy: np.ndarray, ff: np.ndarray, of: np.ndarray) -> np.ndarray:
+def _quotient(fy: np.ndarray, ff: np.ndarray, of: np.ndarray | float) -> np.ndarray:
   """Returns fy / ff, 0 for an f that is flat at these sizes: it explains nothing."""
   return np.divide(fy, ff, out=np.zeros_like(fy), where=ff > _FLAT * of)
 

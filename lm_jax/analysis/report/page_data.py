@@ -64,7 +64,8 @@ def _evaluations(rows: pd.DataFrame, axes: _Axes) -> dict[str, dict[str, Any]]:
   means = rows.groupby([*keys, "step"], observed=True)[["value", "stderr"]].mean().reset_index()
   points = rows.groupby(["cell_id", "step"], observed=True)[list(_AXES[1:])].first().reset_index()
   most = MAX_VALUES // max(1, len(means[keys].drop_duplicates()))
-  along, cells, kept = points[list(_AXES)].to_numpy(np.float64), {}, []
+  cells: dict[str, dict[str, Any]] = {}
+  along, kept = points[list(_AXES)].to_numpy(np.float64), []
   for cell, block in _blocks(points["cell_id"].astype(object)):
     kept.append(block.start + _thinned(block.stop - block.start, most))
     cells[cell] = {"axis": axes.index(along[kept[-1]].T), "values": {}}

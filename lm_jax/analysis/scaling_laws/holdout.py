@@ -43,7 +43,7 @@ def naive(points: LossPoints) -> float:
 def row(data: Sample, estimator: Estimator, cutoff: float) -> dict[str, Any]:
   """Returns how the law and the naive baseline predict what lies above the cutoff."""
   below, above = split(data.points, cutoff)
-  found = {
+  found: dict[str, Any] = {
     "cutoff_flops": cutoff, "n_fitted": len(below), "n_predicted": len(above), "naive_rms": None,
     "naive_bias": None, "law_rms": None, "law_bias": None, "wins": None,
   }  # fmt: skip

@@ -28,7 +28,7 @@ def intervals(fit: Fit) -> dict[str, list[float | None] | None]:
   coordinates = np.repeat(np.arange(V, 2 * V + 1), 2)
   sign = np.tile([-1.0, 1.0], V + 1)
   reach = _ends(fit, coordinates, sign, limit)
-  found = {}
+  found: dict[str, list[float | None] | None] = {}
   for i in range(0, len(coordinates), 2):
     k = coordinates[i]
     name = law.parameters[k]

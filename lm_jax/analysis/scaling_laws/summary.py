@@ -92,7 +92,7 @@ def summarize(by_convention: Mapping[tuple[str, str], LossPoints], options: Opti
   by_convention = {key: _edges_left(points, options.edges) for key, points in by_convention.items()}
   (n, c), everything = next(iter(by_convention.items()))
   points = fitting.drop_highest(everything, options.drop_highest)
-  head = {
+  head: dict[str, Any] = {
     "law": options.law, "metric": points.metric, "source": points.source, "n_points": len(points),
     "n_runs": len(np.unique(points.run)), "notes": [*points.notes, *edges],
   }  # fmt: skip
