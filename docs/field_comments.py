@@ -23,7 +23,7 @@ class FieldComments(griffe.Extension):
       if field.is_attribute and not field.docstring and field.lineno is not None:
         text = _beside(field.endlineno, comments) or _above(field.lineno, comments)
         if text:
-          field.docstring = griffe.Docstring(f"{text[0].upper()}{text[1:]}.", parent=field)
+          field.docstring = griffe.Docstring(text, parent=field)
 
 
 def _comments(source: str) -> Iterator[tuple[int, str, bool]]:
