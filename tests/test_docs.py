@@ -39,6 +39,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 _BLOCK = re.compile(r'^```(?P<language>\w+)(?: title="(?P<title>[^"]*)")?\n(?P<body>.*?)^```$', re.M | re.S)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+_CELL_ID = re.compile(r"\b[0-9a-f]{12}\b")
 _EXIT = re.compile(r"# exit code (\d+)$", re.M)
 
 
@@ -138,7 +139,7 @@ def assert_shown(shown: str, printed: str) -> None:
 
 
 def _without_numbers(line: str) -> str:
-  return " ".join(_NUMBER.sub("0", line).split())
+  return " ".join(_NUMBER.sub("0", _CELL_ID.sub("0", line)).split())
 
 
 def test_what_is_shown_is_compared():
