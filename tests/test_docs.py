@@ -91,7 +91,7 @@ class Clone:
     """Runs a block of commands, which must exit as it says, and returns what they print."""
     done = subprocess.run(
       ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800,
     )  # fmt: skip
     expected = _EXIT.search(script)
     assert done.returncode == (int(expected[1]) if expected else 0), f"{script}\n{done.stdout}"
