@@ -307,7 +307,7 @@ def test_the_identity_of_the_default_config_does_not_move():
 def test_identity_does_not_depend_on_labels_runtime_order_or_how_a_size_is_written():
   base = cell_id()
   runtime = {"steps_per_dispatch": 7, "log_every": 3, "checkpoint_every": 5, "keep_checkpoints": 9}
-  runtime |= {"population": 4, "trackers": ["mlflow"]}
+  runtime |= {"population": 4, "stop_at": 11, "trackers": ["mlflow"]}
   assert set(runtime) == {f.name for f in dataclasses.fields(configs.RuntimeConfig)}
   assert cell_id(study="other", family="other", runtime=runtime) == base
   assert cell_id(strict.to_dict(Config())) == base
