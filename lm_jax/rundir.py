@@ -47,10 +47,6 @@ class RunDir:
       left.unlink(missing_ok=True)
     return claim
 
-  def is_claimed(self) -> bool:
-    """Whether some process is at work on the run now, as far as can be told at once."""
-    return lease.is_held(self.path)
-
   def is_done(self) -> bool:
     status = self.status()
     return status is not None and status["state"] == DONE

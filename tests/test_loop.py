@@ -12,7 +12,7 @@ import pytest
 from processes import RUN, lasting_rows, lm_jax, merged, status, write_config
 
 from lm_jax import config as configs
-from lm_jax import loop, records, rundir, scaling, schedule, state, step, tasks
+from lm_jax import lease, loop, records, rundir, scaling, schedule, state, step, tasks
 from lm_jax.checkpoint import Checkpoints
 
 
@@ -118,12 +118,12 @@ def test_a_run_that_is_done_is_left_alone(plain):
 def test_one_process_at_a_time(plain, tmp_path):
   config, directory = plain[0], tmp_path
   run = rundir.RunDir(directory)
-  assert not run.is_claimed()
+  assert not lease.is_held(run.path)
   with run.claim():
-    assert run.is_claimed()
+    assert lease.is_held(run.path)
     with pytest.raises(rundir.Busy, match="another process is at work on it"):
       loop.train(config, directory)
-  assert not run.is_claimed()
+  assert not lease.is_held(run.path)
 
 
 # --- what must not change a bit -------------------------------------------------------------------

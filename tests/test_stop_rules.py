@@ -91,7 +91,7 @@ def test_learning_rates_are_ranked_by_the_mean_over_seeds_of_the_loss_before_the
   assert second.decisions[0].kept == (3e-3, 1e-2, 3e-2)
   assert {cell.config.optimizer.learning_rate for cell, _ in second.pruned} == {1e-3, 1e-1}
   assert [step for _, step in second.next] == [80] * 6
-  assert "0.001 is 4 of 5 learning rates at step 40" in second.pruned[0][1]
+  assert "learning rate 0.001 ranks 4 of 5 at step 40" in second.pruned[0][1]
 
 
 def test_a_diverged_seed_makes_its_learning_rate_the_worst_and_one_that_failed_is_not_waited_for(tmp_path):
@@ -326,7 +326,7 @@ def test_status_and_report_say_what_ended_and_why(halved):
   assert told.stdout.count("halving: learning rate") == 12
   page = (workdir / "report" / "index.html").read_text()
   assert "Successive halving of learning rates: 12 of 20 runs ended early" in page
-  assert "4 of 5 learning rates at step 40" in page
+  assert "ranks 4 of 5 at step 40" in page
   study = frame.load(workdir)
   assert set(study.cells["state"]) == {"done", "pruned"} and len(study.missing) == 12
 

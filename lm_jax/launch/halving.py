@@ -59,8 +59,8 @@ class Decision:
     loss = self.losses[rate]
     if loss is None:
       return f"halving: learning rate {rate:g} has no loss at step {self.step}"
-    place = f"{ranked.index(loss) + 1} of {len(self.losses)} learning rates"
-    return f"halving: learning rate {rate:g} is {place} at step {self.step}, with training loss {loss:.4g}"
+    place = f"{ranked.index(loss) + 1} of {len(self.losses)}"
+    return f"halving: learning rate {rate:g} ranks {place} at step {self.step}, by training loss ({loss:.4g})"
 
 
 @dataclasses.dataclass(frozen=True)
