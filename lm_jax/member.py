@@ -111,6 +111,9 @@ class Member:
     except jax.errors.JaxRuntimeError:  # as of memory, which they share
       raise
     except Exception as error:
+      # The disk too is all members'; with other processes, these have to know first.
+      if failures.kind(error) == failures.DISK and jax.process_count() == 1:
+        raise
       self.noticed = error
 
   def end(self) -> None:

@@ -372,7 +372,7 @@ def test_after_its_hours_a_launch_saves_what_runs(tmp_path):
   words = ("sweep", f"--config={config}", f"--workdir={tmp_path / 'w'}", "--workers=1")
   done = lm_jax(*words, f"--max_hours={15 / 3600}")
   assert done.returncode == 0, done.stderr
-  assert "--max_hours=0.00416667 is over; the same command goes on" in done.stderr
+  assert "--max_hours=0.00416667 is over: running cells save first" in done.stderr
   states = [status(cell) for cell in (tmp_path / "w" / "cells").iterdir()]
   assert {s["state"] for s in states} == {rundir.STOPPED} and all(s["step"] > 0 for s in states)
   decided = json.loads((tmp_path / "w" / "sweep.json").read_text())["stop_rules"]
