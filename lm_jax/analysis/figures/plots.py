@@ -368,7 +368,7 @@ def envelope(x: np.ndarray, y: np.ndarray, direction: str) -> np.ndarray:
   gain = y if direction == "higher" else -y
   order = np.lexsort((-gain, x))
   best = np.maximum.accumulate(gain[order])
-  return order[np.r_[True, best[1:] > best[:-1]]]
+  return order[np.diff(best, prepend=-np.inf) > 0]
 
 
 def pareto_figure(study: Study, rows: pd.DataFrame, task: str, metric: str, numbers: Numbers) -> Figure:
@@ -436,7 +436,8 @@ def _task_figures(study: Study, task: str, rows: pd.DataFrame, curves: pd.DataFr
   metric = frame.primary_metric(curves)
   if metric:
     yield drawn("training_curves", training_figure, curves, task, metric)
-    yield drawn("best_vs_flops", pareto_figure, curves, task, metric)
+    if (curves["flops_exact"] > 0).any():  # step 0 has no place on that axis
+      yield drawn("best_vs_flops", pareto_figure, curves, task, metric)
 
 
 def drawings(study: Study, only: str | None = None) -> Iterator[Drawing]:
