@@ -66,7 +66,7 @@ class Following:
     self._groups = self._grouped(to_run)
     self._looks: dict[halving.Group, halving.Look] = {}
     self._begun: set[halving.Group] = set()  # what the budget in FLOPs had room for
-    self._left_out: list[Cell] = []  # and what it had not
+    self._left_out: set[str] = set()  # ids of cells, and what it had not
     self._is_over = False
 
   def _grouped(self, to_run: Sequence[Cell]) -> list[halving.Group]:
@@ -103,14 +103,14 @@ class Following:
     if self._rules.max_flops is None:
       return self._groups
     left = self._rules.max_flops - self._spent(self._cells)
-    chosen, self._left_out = [], []
+    chosen, self._left_out = [], set()
     for group in self._groups:
       needed = group.most_flops(self._step)
       if group in self._begun or needed <= left * _SAME:
         chosen.append(group)
         left -= needed
       else:
-        self._left_out += [cell for cell in group.cells if cell.cell_id in self._order]
+        self._left_out.update(cell.cell_id for cell in group.cells)
     self._begun.update(chosen)
     return chosen
 
@@ -163,7 +163,7 @@ class Following:
       return Outcome(cell, rundir.DONE)
     if pruned:
       return Outcome(cell, rundir.PRUNED, pruned)
-    if cell in self._left_out:
+    if cell.cell_id in self._left_out:
       return Outcome(cell, LEFT_OUT, f"--max_flops={self._rules.max_flops:g} has no room for it")
     if self._is_over:
       return Outcome(cell, LEFT_OUT, f"--max_hours={self._rules.max_hours:g} is over")
