@@ -232,12 +232,17 @@ def disk(tmp_path) -> Iterator[Path]:
 def read_only(disk: Path) -> Iterator[None]:
   """As after an error of the disk: what is open stays so (a plain remount would wait for it)."""
   run = functools.partial(subprocess.run, check=True)
-  run(["mount", "--bind", disk, disk])
-  run(["mount", "-o", "remount,bind,ro", disk])
+  view = disk.parent / "view"
+  view.mkdir(exist_ok=True)
+  # Nothing can be opened for writing in the view before it is read-only, nor in what is mounted from it.
+  run(["mount", "--bind", disk, view])
+  run(["mount", "-o", "remount,bind,ro", view])
+  run(["mount", "--bind", view, disk])
   try:
     yield
   finally:
     run(["umount", disk])
+    run(["umount", view])
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def test_a_run_that_another_process_took_over_ends_in_both(tmp_path):
   ended = [finish(p) for p in processes]
   assert [p.returncode for p in ended] == [1, 1], ended[0].stderr
   assert "process 1 on elsewhere took it over" in ended[0].stderr
-  assert "another process took it over, as the first one found" in ended[1].stderr
+  assert "the first of its processes gave it up" in ended[1].stderr
   assert status(workdir)["state"] == rundir.RUNNING  # as the other one has it
   left = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()}
   assert max(left) <= max(map(int, before)) + 10
