@@ -5,7 +5,7 @@ SHAPES = $(patsubst %,configs/bench/%.py,d64 d128 d256 d384)
 TEXT = configs/bench/text.py configs/bench/text.py:masked
 TORCH_PYTHON ?= $(PYTHON)
 
-.PHONY: demo test chaos lint types docs bench clean
+.PHONY: demo test chaos lint types docs study bench clean
 
 # The quickstart sweep and its report.
 demo: $(VENV)/installed
@@ -29,6 +29,10 @@ types: $(VENV)/installed-test
 # A site that opens from the disk: docs_site/index.html.
 docs: $(VENV)/installed-test
 	$(VENV)/bin/mkdocs build --strict
+
+# Repeats a study from its commands to its README's numbers: make study NAME=001_rule_induction
+study: $(VENV)/installed
+	$(VENV)/bin/python experiments/study.py $(NAME)
 
 # A training step at four shapes, and text with its tokenizer and pipeline, on one core, one after the other;
 # with PEER=/path/to/nanoGPT and TORCH_PYTHON=/path/to/python also nanoGPT's, taking turns.

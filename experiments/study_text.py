@@ -1,0 +1,15 @@
+"""How numbers stand in the READMEs of studies."""
+
+import pandas as pd
+
+
+def table(rows: pd.DataFrame) -> str:
+  """Returns Markdown of a table whose values are text already."""
+  lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).to_numpy().tolist()]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float, digits: int = 3) -> str:
+  """Returns a number without the zero before its point: .250."""
+  text = f"{value:.{digits}f}"
+  return text.replace("0.", ".", 1) if text.removeprefix("-").startswith("0.") else text
