@@ -68,10 +68,20 @@ def figures(name: str) -> dict[str, Figure]:
     return load(name).draw(read_tables(name))
 
 
+def texts(name: str) -> dict[str, str]:
+  """Returns the parts of the study's README that its CSV files give."""
+  return load(name).texts(read_tables(name))
+
+
+def derived(name: str) -> dict[str, float]:
+  """Returns the numbers that the study's sentences speak of and no table has."""
+  return getattr(load(name), "derived", lambda _: {})(read_tables(name))
+
+
 def readme(name: str) -> str:
   """Returns the study's README with the parts that its CSV files give."""
   text = (EXPERIMENTS / name / "README.md").read_text(encoding="utf-8")
-  for part, body in load(name).texts(read_tables(name)).items():
+  for part, body in texts(name).items():
     text, count = re.subn(
       rf"(?<=<!-- {part} -->\n).*?(?=<!-- /{part} -->)", lambda _, body=body: body.rstrip() + "\n", text,
       flags=re.S,

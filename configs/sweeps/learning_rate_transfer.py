@@ -1,7 +1,7 @@
 """Does the best learning rate move with width? Four widths, seven rates, two parametrizations.
 
     lm-jax sweep --config=configs/sweeps/learning_rate_transfer.py --workdir=runs/learning_rate_transfer
-    python experiments/003_learning_rate_transfer/draw.py runs/learning_rate_transfer
+    make study NAME=003_learning_rate_transfer        two seeds, and the figure
 
 A two-layer causal LM on the bytes of the Python standard library, 250 steps of 1,024 bytes. Cost: about 8
 minutes on 2 cores a seed (`:seeds=2`). Expected: the best rate falls from .013 at d=32 to .0019 at d=256 in
