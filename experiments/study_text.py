@@ -13,3 +13,11 @@ def number(value: float, digits: int = 3) -> str:
   """Returns a number without the zero before its point: .250."""
   text = f"{value:.{digits}f}"
   return text.replace("0.", ".", 1) if text.removeprefix("-").startswith("0.") else text
+
+
+def interval(row: pd.Series, name: str, form: str, bounds: str | None = None) -> str:
+  """Returns "VALUE (LOW to HIGH)" of columns NAME, BOUNDS_low and BOUNDS_high; empty where missing."""
+  low, high = (row[f"{bounds or name}_{end}"] for end in ("low", "high"))
+  if pd.isna(row[name]):
+    return ""
+  return format(row[name], form) + (f" ({low:{form}} to {high:{form}})" if pd.notna(low) else "")

@@ -18,6 +18,7 @@ from lm_jax.state import TrainState
 from lm_jax.tasks.base import Batch, Task
 
 WINDOW = "window"  # prompt_id of the summary over a task's last shots
+_APART = "baseline from Bayes"  # what `aggregate` compares the model with; no score of a model
 
 
 def evaluation_batch(config: Config, task: Task) -> Batch:
@@ -77,11 +78,10 @@ def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict
   def score_batch(params: Any, batch: Batch) -> dict[str, jax.Array]:
     logits = model.apply({"params": params}, batch.tokens, label_positions=positions)
     targets = take_positions(batch.targets, positions)
-    bayes = task.bayes_predict(batch)
-    scores = metrics.token_scores(logits, targets, task.choices, bayes)
-    baseline = task.baseline_predict(batch)
+    bayes, baseline = task.bayes_predict(batch), task.baseline_predict(batch)
+    scores = metrics.token_scores(logits, targets, task.choices, bayes, baseline)
     if baseline is not None:
-      scores["baseline_kl"] = metrics.kl(bayes, jnp.log(baseline))
+      scores[_APART] = metrics.kl(bayes, jnp.log(baseline))
     return scores
 
   return score_batch
@@ -90,7 +90,7 @@ def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict
 def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
   """Turns token scores [N, P] (NaN where missing) into means with standard errors over the N items."""
   per_token = dict(per_token)
-  baseline = per_token.pop("baseline_kl", None)
+  apart = per_token.pop(_APART, None)
   num_queries, A = len(task.shots), task.answer_length
   per_query = {
     name: _nanmean(value.reshape(-1, num_queries, A), 2)
@@ -106,9 +106,9 @@ def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
   last = np.arange(num_queries)[-task.window :]
   scores += _scores(per_query, last, task, prompt_id=WINDOW)
   scores += _exact_match(exact_NQA, num_queries - 1, task, prompt_id=WINDOW)
-  if baseline is not None:
+  if apart is not None:
     # Edelman et al.'s threshold: is the model closer to the Bayes predictor than half-way to the baseline?
-    closer = _mean_over(per_query["kl_bayes"], last) < 0.5 * _mean_over(baseline, last)
+    closer = _mean_over(per_query["kl_bayes"], last) < 0.5 * _mean_over(apart, last)
     value, stderr, n = metrics.mean_and_stderr(closer.astype(np.float64))
     scores.append(Score("beats_baseline", value, stderr, n, prompt_id=WINDOW))
   return scores

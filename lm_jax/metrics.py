@@ -8,6 +8,8 @@ Definitions, for an answer token with gold g among the task's choices C:
   exact_match   1 if g has the largest logit of the whole vocabulary; for an answer, all of its tokens.
                 Equals greedy decoding: up to the first error both see the same prefix.
   kl_bayes      KL(Bayes-optimal predictive || model) over the choices, nats, where the former is known.
+  kl_baseline   KL(the task's simpler predictor || model) over the choices, nats, where there is one: 0 while
+                the model does what that one does, as unigram before bigram statistics (arXiv:2402.11004).
 """
 
 import jax
@@ -23,6 +25,7 @@ def token_scores(
   targets: Int[Array, "B P"],
   choices: np.ndarray,
   bayes: Float[Array, "B P C"] | None = None,
+  baseline: Float[Array, "B P C"] | None = None,
 ) -> dict[str, Float[Array, "B P"]]:
   """Returns the scores of every answer token."""
   choice_logits = logits if len(choices) == logits.shape[-1] else logits[..., choices]
@@ -38,6 +41,8 @@ def token_scores(
   }
   if bayes is not None:
     scores["kl_bayes"] = kl(bayes, log_p)
+  if baseline is not None:
+    scores["kl_baseline"] = kl(baseline, log_p)
   return {name: value.astype(jnp.float32) for name, value in scores.items()}
 
 

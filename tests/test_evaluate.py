@@ -27,7 +27,10 @@ def random_case(seed=0, B=3, P=4, V=8):
 
 def test_token_scores_are_what_their_definitions_say():
   logits, targets, bayes = random_case()
-  scores = metrics.token_scores(jnp.asarray(logits), jnp.asarray(targets), CHOICES, jnp.asarray(bayes))
+  baseline = np.flip(bayes, axis=0)
+  scores = metrics.token_scores(
+    *map(jnp.asarray, (logits, targets)), CHOICES, *map(jnp.asarray, (bayes, baseline))
+  )
   for b, row in enumerate(logits.astype(np.float64)):
     for t, z in enumerate(row):
       gold = targets[b, t]
@@ -40,6 +43,7 @@ def test_token_scores_are_what_their_definitions_say():
         "choice_prob": p @ onehot,
         "brier": ((p - onehot) ** 2).sum(),
         "kl_bayes": stats.entropy(bayes[b, t].astype(np.float64), p),
+        "kl_baseline": stats.entropy(baseline[b, t].astype(np.float64), p),
       }
       assert set(scores) == set(expected)
       for name, value in expected.items():
@@ -242,6 +246,17 @@ def test_the_bayes_predictor_scores_what_theory_says(monkeypatch, name):
     if metric == "beats_baseline":
       assert score.value > 0.95
   assert ("kl_bayes", None, "window") in scores
+
+
+def test_the_simpler_predictor_is_told_from_bayes(monkeypatch):
+  config, task = make("markov_chain")
+  batch = evaluate.evaluation_batch(config, task)
+  logits = np.log(np.asarray(jax.jit(task.baseline_predict)(batch)))
+  scores = scores_of(monkeypatch, config, task, logits)
+  window = {metric: score.value for (metric, _, where), score in scores.items() if where == evaluate.WINDOW}
+  assert window["kl_baseline"] == pytest.approx(0, abs=1e-5)
+  assert window["kl_bayes"] > 0.01
+  assert window["beats_baseline"] == 0
 
 
 # --- the evaluation set ---------------------------------------------------------------------------

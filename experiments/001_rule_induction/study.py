@@ -175,12 +175,8 @@ def _by_size(runs: pd.DataFrame, task: str) -> str:
 def _thresholds(curves: pd.DataFrame) -> str:
   lines = []
   for _, row in curves.iterrows():
-    x50 = f"{row['x50']:,.0f}" if pd.notna(row["x50"]) else row["threshold_status"]
-    if pd.notna(row["x50_low"]):
-      x50 += f" ({row['x50_low']:,.0f} to {row['x50_high']:,.0f})"
-    width = f"{row['width_decades']:.2f}" if pd.notna(row["width_decades"]) else ""
-    if pd.notna(row["width_low"]):
-      width += f" ({row['width_low']:.2f} to {row['width_high']:.2f})"
+    x50 = study_text.interval(row, "x50", ",.0f") or row["threshold_status"]
+    width = study_text.interval(row, "width_decades", ".2f", "width")
     lines.append({
       "task": TASKS[row["task"]].lower(), "metric": row["metric"].replace("_", " "), "family": row["family"],
       "verdict": row["verdict"], "threshold, parameters": x50, "width, decades": width,

@@ -39,6 +39,8 @@ METRICS: dict[str, Metric] = {
   "brier": Metric("continuous", higher_is_better=False, low=0, high=2),
   "nll": _LOSS, "kl_bayes": _LOSS, "token_accuracy": _PROBABILITY, "bits_per_byte": _LOSS, "loss": _LOSS,
   "perplexity": Metric("continuous", higher_is_better=False, low=1),
+  # It falls and rises again while a model goes from the one predictor to the other.
+  "kl_baseline": Metric("unknown", higher_is_better=False, low=0),
   "icl_score": Metric("continuous", higher_is_better=False),
   "bleu": _PERCENT, "chrf": _PERCENT, "f1": _OVERLAP, "rouge_1": _OVERLAP,
   "rouge_2": _OVERLAP, "rouge_l": _OVERLAP,

@@ -11,6 +11,7 @@ NAMES = {
   "accuracy": "Accuracy", "exact_match": "Exact match", "nll": "NLL (nats/token)",
   "choice_prob": "Probability of the right choice", "brier": "Brier score",
   "kl_bayes": "KL from the Bayes predictor (nats/token)",
+  "kl_baseline": "KL from the simpler predictor (nats/token)",
   "beats_baseline": "Closer to Bayes than half-way to the baseline", "bits_per_byte": "Bits per byte",
   "icl_score": "In-context-learning score (nats/token)",
   "loss": "Training loss (nats/token)", "params_total": "Parameters",
@@ -31,6 +32,8 @@ DEFINITIONS = {
   "brier": "mean over items of sum over choices of (probability - 1 if right)^2; continuous, lower is better",
   "kl_bayes": "Kullback-Leibler divergence of the model from the Bayes-optimal predictor, nats a token; "
   "continuous, 0 is best",
+  "kl_baseline": "Kullback-Leibler divergence of the model from the task's simpler predictor, nats a token; "
+  "near 0 while the model does no more than that one",
   "beats_baseline": "share of items whose KL from Bayes is less than half the baseline's; thresholded",
   "bits_per_byte": "negative log-likelihood of the text in bits, divided by its bytes; lower is better",
   "icl_score": "loss late in a sequence less loss early in it, nats a token; below 0 where context helps",
