@@ -89,7 +89,9 @@ def _file(path: Path, config: MkDocsConfig) -> File:
 
 def command_line() -> str:
   """Returns the page of all commands and their flags, as `lm-jax COMMAND --help` has them."""
-  intro = "Exit codes and how fields of a config are changed are in the [README](../../README.md#use)."
+  intro = (
+    "Exit codes and how fields of a config are changed are in the [README](../../README.md#what-it-does)."
+  )
   return "\n\n".join(["# Command line", intro, *(_command(*item) for item in cli.COMMANDS.items())]) + "\n"
 
 

@@ -6,6 +6,7 @@ between two runs of the same cell.
 
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lm_jax import __version__
+
+_VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,11 @@ def git_commit() -> str | None:
   except (OSError, subprocess.SubprocessError):
     return None
   return out.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+  """Returns {package: version} of what decides the numbers of a run besides lm_jax itself."""
+  return {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
 
 
 def provenance() -> dict[str, str | None]:

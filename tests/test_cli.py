@@ -1,6 +1,8 @@
 """The command line: bad input is one line and exit code 2, and leaves nothing behind; what goes where."""
 
+import importlib.metadata
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -299,7 +301,15 @@ def test_help_names_every_command(here, capsys, words):
 def test_version(capsys):
   from lm_jax import __version__
 
-  assert call(capsys, "--version") == (0, f"{__version__}\n", "")
+  code, out, err = call(capsys, "--version")
+  assert (code, err) == (0, "")
+  first, *others = out.splitlines()
+  assert first.split()[:2] == ["lm_jax", __version__]
+  told = dict(line.split() for line in others)
+  assert told["python"] == platform.python_version()
+  assert {name: told[name] for name in ("jax", "flax", "optax", "orbax-checkpoint")} == {
+    name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")
+  }
 
 
 def test_output_cut_short_is_no_error(here):

@@ -7,7 +7,7 @@
 Rule induction: each sequence hides which of two attributes decides the label, and how. Cost: under 2
 minutes on 2 cores a seed. Expected few-shot accuracy (last four shots, chance .25; seed 0): .38 at
 d=8, a plateau near .63 at d=32 (one attribute learnt), above .80 at d=64; one layer instead of two
-(the depth control) stays below .45. Other seeds: experiments/001_quickstart.
+(the depth control) stays below .45. Other seeds: experiments/001_rule_induction.
 """
 
 import ml_collections

@@ -5,6 +5,7 @@ line on stderr); 128 + n stopped by signal n, saved and resumable.
 """
 
 import logging
+import platform
 import signal
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   sys.exit(code)
 
 
+def _version() -> str:
+  """Returns what a report of a bug needs: lm_jax, its commit in a checkout, and what it stands on."""
+  from lm_jax import records
+
+  commit = records.git_commit()
+  packages = {"python": platform.python_version()} | records.versions()
+  own = f"lm_jax {__version__}" + (f" ({commit})" if commit else "")
+  return "\n".join([own, *(f"{name} {version}" for name, version in packages.items())])
+
+
 def _dispatch(argv: Sequence[str]) -> int:
   if not argv:
     raise ConfigError(f"no command given; allowed: {', '.join(COMMANDS)}; see lm-jax --help")
@@ -62,7 +73,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     print(_usage())
     return 0
   if argv[0] in ("version", "--version"):
-    print(__version__)
+    print(_version())
     return 0
   name, *rest = argv
   if name not in COMMANDS:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import importlib.metadata
 import json
 import sys
 import time
@@ -35,7 +34,6 @@ from lm_jax.text_config import Text
 
 # How often a watched workdir is looked at, and after how long without a cell that runs or waits it is left.
 _LOOK_EVERY_S, _SETTLED_S = 2.0, 20.0
-_VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
 def run(
@@ -159,13 +157,9 @@ def _merge_sweep(sweep: Sweep, workdir: Path, stop_rules: dict[str, Any] | None)
       )
     cells = {cell["cell_id"]: cell for cell in before["cells"]} | cells
   rundir.write_json(path, {
-    "study": sweep.study, **records.provenance(), "versions": versions(),
+    "study": sweep.study, **records.provenance(), "versions": records.versions(),
     **({"stop_rules": stop_rules} if stop_rules else {}), "cells": list(cells.values()),
   })  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-  return {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
 
 
 def show_status(workdir: Path, *, watch: bool, as_json: bool) -> int:
