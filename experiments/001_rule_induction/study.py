@@ -8,10 +8,12 @@ import pandas as pd
 import study_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from lm_jax.analysis import curve_table
 from lm_jax.analysis.emergence import table as statistics
 from lm_jax.analysis.figures.style import GREY, HUES, INK, LINES, MARKERS, TEXT_WIDTH
+from lm_jax.uncertainty import wilson
 
 COMMANDS = ("lm-jax sweep --config={here}/config.py --workdir={workdir}",)
 
@@ -20,14 +22,14 @@ RATES = ("rate .001", "rate .002", "rate .004")
 BEST, LONG, ONE_LAYER, SMALL = "best rate", "4 x the steps", "1 layer", "GPT-2's initializer"
 METRICS = ("accuracy", "exact_match", "nll")
 CHANCE = {"rule_induction": 1 / 4, "associative_recall": 1 / 32}
+# Where a run has the ability whole: rule induction half way from one attribute (.625) to both.
+PAST = {"rule_induction": 0.8125, "associative_recall": 0.5}
 _RUN = ["task", "family", "model", "learning_rate", "seed", "n_params", "flops"]
 _VERDICT = [
   "task", "metric", "family", "n_sizes", "n_seeds", "verdict", "best_model", "breakthroughness", "q_value",
   "x50", "x50_low", "x50_high", "threshold_status", "width_decades", "width_low", "width_high",
   "seeds_bimodal",
 ]  # fmt: skip
-
-_SHARE = ["task", "family", "n_params", "past_threshold", "share", "low", "high", "is_bimodal"]
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
   return {
     "runs": _wide(last[last["family"] != BEST]),
     "curves": found[_VERDICT].round(6),
-    "seeds": pd.DataFrame(_shares(found), columns=_SHARE).round(4),
+    "seeds": pd.DataFrame(_shares(last)).round(4),
     "training": _sorted(during[[*_RUN, "step", "value"]].rename(columns={"value": "accuracy"})).round(5),
   }
 
@@ -74,29 +76,28 @@ def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
   return rows.sort_values(by, kind="stable", ignore_index=True).astype(dict.fromkeys(whole, "int64"))
 
 
-def _shares(found: pd.DataFrame) -> Iterator[dict[str, object]]:
-  """Yields how many seeds of a size are past midway of the fit's floor and ceiling."""
-  for _, row in found[found["metric"] == "accuracy"].iterrows():
-    if row["fraction_past"] is None:
-      continue
-    of_sizes = [row[name] for name in ("sizes", "fraction_past", "fraction_past_low", "fraction_past_high")]
-    for size, share, low, high in zip(*of_sizes, strict=True):
-      yield {
-        "task": row["task"], "family": row["family"], "n_params": round(size),
-        "past_threshold": row["past_threshold"], "share": share, "low": low, "high": high,
-        "is_bimodal": any(np.isclose(size, other) for other in row["bimodal_sizes"] or ()),
-      }  # fmt: skip
+def _shares(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
+  """Yields how many seeds of a size have the ability whole, with Wilson's interval."""
+  rows = rows[(rows["metric"] == "accuracy") & rows["family"].isin([*RATES, BEST])]
+  for (task, family, n_params), own in rows.groupby(["task", "family", "n_params"]):
+    past, n = int((own["value"] > PAST[task]).sum()), len(own)
+    interval = wilson(past, n)
+    yield {
+      "task": task, "family": family, "n_params": round(n_params), "n_seeds": n, "past": past,
+      "share": past / n, "low": interval.low, "high": interval.high,
+    }  # fmt: skip
 
 
 # --- figure -------------------------------------------------------------------------------------------
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  figure = Figure(figsize=(TEXT_WIDTH, 4.6))
+  figure = Figure(figsize=(TEXT_WIDTH, 4.9))
   (rule, recall), (shares, compute) = figure.subplots(2, 2)
   for ax, task in ((rule, "rule_induction"), (recall, "associative_recall")):
     _draw_accuracy(ax, tables["runs"], task)
-  rule.legend(loc="upper left", frameon=False, fontsize=6, handlelength=1.6)
+  lines, names = rule.get_legend_handles_labels()
+  figure.legend(lines, names, loc="outside upper center", ncol=5, frameon=False, fontsize=7, handlelength=1.6)
   _draw_shares(shares, tables["seeds"])
   _draw_compute(compute, tables["training"])
   return {"accuracy": figure}
@@ -112,21 +113,24 @@ def _draw_accuracy(ax: Axes, runs: pd.DataFrame, task: str) -> None:
     ax.plot(mean.index, mean, LINES[0] if family in RATES else LINES[1], color=HUES[i], label=family)
     ax.plot(own["n_params"], own["accuracy"], MARKERS[i], color=HUES[i], markersize=2.6, alpha=0.6, mew=0)
   ax.axhline(CHANCE[task], color=GREY, linestyle=":", linewidth=0.8)
-  ax.set(xscale="log", xlabel="Parameters", ylabel="Accuracy", ylim=(0, 1.03), title=TASKS[task])
+  ax.set(ylabel="Accuracy", ylim=(0, 1.03), title=TASKS[task])
+  _sizes(ax)
+
+
+def _sizes(ax: Axes) -> None:
+  ax.set(xscale="log", xlabel="Parameters", xlim=(800, 130_000))
+  ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_shares(ax: Axes, seeds: pd.DataFrame) -> None:
   for i, task in enumerate(TASKS):
     own = seeds[(seeds["task"] == task) & (seeds["family"] == BEST)]
-    if own.empty:
-      continue
     error = np.clip(np.stack([own["share"] - own["low"], own["high"] - own["share"]]), 0, None)
-    x = own["n_params"] * (1 + 0.04 * i)  # or their intervals would cover each other
-    ax.errorbar(x, own["share"], error, color=HUES[i], marker=MARKERS[i], markersize=3.5, elinewidth=0.8,
-                label=TASKS[task])  # fmt: skip
-  ax.set(xscale="log", xlabel="Parameters", ylabel="Share of seeds", ylim=(-0.03, 1.03),
-         title="Seeds past the threshold, best rate")  # fmt: skip
-  ax.legend(loc="lower right", frameon=False, fontsize=6)
+    ax.errorbar(own["n_params"], own["share"], error, color=HUES[i], marker=MARKERS[i], markersize=3.5,
+                elinewidth=0.8, label=TASKS[task])  # fmt: skip
+  ax.set(ylabel="Share of five seeds", ylim=(-0.03, 1.03), title="Runs that have it whole, best rate")
+  ax.legend(loc="upper left", frameon=False, fontsize=6)
+  _sizes(ax)
 
 
 def _draw_compute(ax: Axes, training: pd.DataFrame) -> None:
