@@ -98,6 +98,7 @@ def run(name: str, workdir: Path) -> None:
   """Gives the study's commands, and writes its CSV files."""
   study, here = load(name), EXPERIMENTS / name
   is_new = not workdir.exists()
+  workdir.mkdir(parents=True, exist_ok=True)
   costs = [_timed(line, workdir, here) for line in study.COMMANDS]
   for stem, table in study.tables(workdir).items():
     _write_csv(here / f"{stem}.csv", table)
