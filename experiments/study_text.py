@@ -13,3 +13,8 @@ def number(value: float, digits: int = 3) -> str:
   """Returns a number without the zero before its point: .250."""
   text = f"{value:.{digits}f}"
   return text.replace("0.", ".", 1) if text.removeprefix("-").startswith("0.") else text
+
+
+def known(value: float, digits: int = 0) -> str:
+  """Returns a number as text, "" where it is missing."""
+  return "" if pd.isna(value) else f"{value:.{digits}f}"
