@@ -1,4 +1,4 @@
-"""Study 007: what a token costs in training, by length, with full attention and a window; see experiments/study.py."""
+"""Study 007: a token's cost in training by length, full attention and a window; see experiments/study.py."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
   _draw(time, tables["results"], "us_per_token", "Training, microseconds a token")
   _draw(flops, tables["results"], "kflops_per_token", "Training, kFLOPs a token")
   for kind, color in zip(KINDS, HUES, strict=False):
-    own = tables["results"].query("attention == @kind")
+    own = tables["results"][tables["results"]["attention"] == kind]
     time.plot(own["length"], own["closed_form_us"], "--", color=color, linewidth=0.9)
   time.plot([], [], "--", color=GREY, linewidth=0.9, label="closed form")
   time.legend(frameon=False, loc="upper left")

@@ -30,7 +30,9 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 def _values(text: pd.DataFrame, family: str, column: str = "value") -> pd.DataFrame:
   """Returns a row a size, a column a metric."""
   own = text[text["family"] == family]
-  wide = own.pivot_table(index=["params_total", "label", "flops_exact", "tokens"], columns="metric", values=column)
+  wide = own.pivot_table(
+    index=["params_total", "label", "flops_exact", "tokens"], columns="metric", values=column
+  )
   return wide.reset_index(["label", "flops_exact", "tokens"])
 
 
@@ -38,8 +40,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
   value, error = (_values(tables["text"], DECODER, column) for column in ("value", "stderr"))
   bits = Figure(figsize=(TEXT_WIDTH * 0.7, 2.5))
   ax = bits.subplots()
-  ax.errorbar(value.index, value["bits_per_byte"], error["bits_per_byte"], color=INK, marker="o", markersize=3.5,
-              elinewidth=0.8)  # fmt: skip
+  ax.errorbar(value.index, value["bits_per_byte"], error["bits_per_byte"], color=INK, marker="o",
+              markersize=3.5, elinewidth=0.8)  # fmt: skip
   for params, row in value.iterrows():
     ax.annotate(row["label"].split()[0], (params, row["bits_per_byte"]), xytext=(4, 5), fontsize=7,
                 textcoords="offset points")  # fmt: skip
@@ -75,9 +77,10 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
   falls = -np.diff(_values(tables["text"], DECODER)["bits_per_byte"])
   accuracy = tables["few_shot"].query("metric == 'accuracy'")
+  off = ((accuracy["value"] - accuracy["chance"]) / accuracy["stderr"]).abs()
   chance, items = accuracy.loc[accuracy["task"] == "association", ["chance", "n_items"]].iloc[0]
   return {
     "the first fall of bits per byte": falls[0], "the last": falls[-1],
-    "the most standard errors from chance": ((accuracy["value"] - accuracy["chance"]) / accuracy["stderr"]).abs().max(),
+    "the most standard errors from chance": off.max(),
     "two standard errors of association at chance": 2 * np.sqrt(chance * (1 - chance) / items),
   }  # fmt: skip

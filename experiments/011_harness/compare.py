@@ -4,7 +4,7 @@
 
 DIR has folders of data.jsonl with query, choices and gold (llm-foundry's form). Without a folder of
 transformers, a Llama of SmolLM2-135M's shape with random weights is made, which takes as long to compute, and
-GPT-2's tokenizer from its vocab.json and merges.txt. Both are looked for in $LM_JAX_SHARED (default: ../shared).
+a tokenizer from GPT-2's vocab.json and merges.txt. All is looked for in $LM_JAX_SHARED (default: ../shared).
 """
 
 import argparse
@@ -114,7 +114,12 @@ def main() -> None:
   shared = Path(os.environ.get("LM_JAX_SHARED") or "../shared")
   parser.add_argument("--data", type=Path, default=shared / "data/tasks")
   parser.add_argument("--output", type=Path, required=True, help="CSV file")
-  parser.add_argument("--vocabulary", type=Path, default=shared / "tokenizers/gpt2-bpe", help="folder of GPT-2's vocab.json and merges.txt")
+  parser.add_argument(
+    "--vocabulary",
+    type=Path,
+    default=shared / "tokenizers/gpt2-bpe",
+    help="folder of GPT-2's vocab.json and merges.txt",
+  )
   parser.add_argument("--model", type=Path)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--batch_size", type=int, default=8, help="of hf")

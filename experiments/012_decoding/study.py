@@ -1,4 +1,4 @@
-"""Study 012: steps of greedy decoding beside transformers, and the time until the first token; see experiments/study.py."""
+"""Study 012: decoding beside transformers, and the time until the first token; see experiments/study.py."""
 
 import json
 import platform
@@ -47,7 +47,9 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     for j, (weights, own) in enumerate(rows.groupby("weights", sort=False)):
       ax.plot(own["prompt_tokens"], own["cpu_ms"], LINES[i], color=HUES[j], marker=MARKERS[i], markersize=3.5,
               label=f"{weights}; {machine}, {code}")  # fmt: skip
-  ax.set(xscale="log", yscale="log", xlabel="Tokens of the prompt", ylabel="CPU time until the first token, ms")
+  ax.set(
+    xscale="log", yscale="log", xlabel="Tokens of the prompt", ylabel="CPU time until the first token, ms"
+  )
   ax.legend(frameon=False, fontsize=6)
   return {"prefill": figure}
 
@@ -70,7 +72,9 @@ def _steps(results: pd.DataFrame) -> str:
 
 def _prefill(prefill: pd.DataFrame) -> str:
   """Returns milliseconds by the clock, a column a length of the prompt."""
-  wide = prefill.pivot_table(index=["machine", "code", "weights"], columns="prompt_tokens", values="ms", sort=False)
+  wide = prefill.pivot_table(
+    index=["machine", "code", "weights"], columns="prompt_tokens", values="ms", sort=False
+  )
   wide = wide[sorted(wide.columns)]
   rows = [
     {"machine": f"{machine}, {code}", "weights": weights}

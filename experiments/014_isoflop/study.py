@@ -48,7 +48,8 @@ def fits(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
   """Returns exponents with intervals and under other choices, optima of profiles, and held-out errors."""
   points = _points(cells)
   isoflop, envelope, law = (
-    summary.summarize(points, summary.Options(law=name)).tree for name in ("isoflop", "envelope", "chinchilla")
+    summary.summarize(points, summary.Options(law=name)).tree
+    for name in ("isoflop", "envelope", "chinchilla")
   )
   lines = {f"2 {name}": one for name, one in isoflop["methods"].items()} | {"1 envelope": envelope}
   lines["3 parametric"] = law | {"a_ci95": law["ci95"]["a"], "n_budgets": None}
@@ -79,7 +80,7 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     "2 parabola": f"2, parabola ({at_minimum:.0f} of {of:.0f} budgets have a minimum)",
     "2 akima": "2, Akima interpolation",
     "1 envelope": f"1, envelope over {rows['n_budgets']['1 envelope']:.0f} bins of compute",
-    "3 parametric": f"3, parametric: E {number(law['E'])}, alpha {number(law['alpha'])}, beta {number(law['beta'])}",
+    "3 parametric": "3, parametric: " + ", ".join(f"{n} {number(law[n])}" for n in ("E", "alpha", "beta")),
   }
   lines = [
     {"approach": text, "a": number(rows.loc[name, "a"]),
@@ -91,4 +92,8 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
   width = tables["fits"]["a_high"] - tables["fits"]["a_low"]
-  return {"the narrowest interval of a": width.min(), "the widest": width.max(), "least NLL": tables["cells"]["nll"].min()}
+  return {
+    "the narrowest interval of a": width.min(),
+    "the widest": width.max(),
+    "least NLL": tables["cells"]["nll"].min(),
+  }
