@@ -57,8 +57,10 @@ def _draw_task(ax: Axes, row: pd.Series, points: pd.DataFrame) -> None:
   sizes, means = points[X].to_numpy(), points["accuracy"].to_numpy()
   error = 1.96 * np.sqrt(means * (1 - means) / row["n_items"])
   ax.errorbar(sizes, means, error, fmt="o", markersize=3, color=INK, elinewidth=0.8)
-  fit = points.fillna({"fit_parameters": ""}).iloc[0].to_dict()
-  fit |= {"sizes": sizes, "fit_parameters": [float(x) for x in str(fit["fit_parameters"]).split()]}
+  fit = points.iloc[0].to_dict()
+  # A model that has none leaves its field empty.
+  own = "" if pd.isna(fit["fit_parameters"]) else str(fit["fit_parameters"])
+  fit |= {"sizes": sizes, "fit_parameters": [float(x) for x in own.split()]}
   fine = np.geomspace(sizes[0], sizes[-1], 200)
   ax.plot(fine, statistics.fitted(fit, fine), color=HUES[1])
   ax.axhline(row["chance"], color=GREY, linestyle="--", linewidth=0.8)

@@ -54,7 +54,7 @@ def fits(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
   lines = {f"2 {name}": one for name, one in isoflop["methods"].items()} | {"1 envelope": envelope}
   lines["3 parametric"] = law | {"a_ci95": law["ci95"]["a"], "n_budgets": None}
   rows = [
-    {"approach": name, "a": one["a"], "a_low": one["a_ci95"][0], "a_high": one["a_ci95"][1],
+    {"approach": name, "a": one["a"], **dict(zip(("a_low", "a_high"), one["a_ci95"] or (), strict=False)),
      "n_budgets": one["n_budgets"], **{key: one.get(key) for key in ("E", "alpha", "beta")}}
     for name, one in lines.items()
   ]  # fmt: skip
