@@ -22,11 +22,21 @@ PEER = "transformers float32"
 
 
 def tables(workdir: Path) -> dict[str, pd.DataFrame]:
-  steps = pd.concat([pd.read_csv(workdir / f"{shape}.csv") for shape in SHAPES])
-  steps.insert(0, "machine", platform.processor() or platform.machine())
-  steps.insert(1, "code", "")
+  """Returns what was measured on this machine, below what others have left."""
   last = (workdir / "bench.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-  return {"results": steps, **of_bench(json.loads(last), steps["machine"].iloc[0], "")}
+  machine, code = f"{platform.machine()}, {platform.system()}", f"lm_jax {json.loads(last)['lm_jax_version']}"
+  steps = pd.concat([pd.read_csv(workdir / f"{shape}.csv") for shape in SHAPES], ignore_index=True)
+  found = {"results": _labeled(steps, machine, code), **of_bench(json.loads(last), machine, code)}
+  return {stem: pd.concat([_of_others(stem, machine, code), part]) for stem, part in found.items()}
+
+
+def _of_others(stem: str, machine: str, code: str) -> pd.DataFrame:
+  rows = pd.read_csv(Path(__file__).with_name(f"{stem}.csv"))
+  return rows[(rows["machine"] != machine) | (rows["code"] != code)]
+
+
+def _labeled(rows: pd.DataFrame, machine: str, code: str) -> pd.DataFrame:
+  return pd.concat([pd.DataFrame({"machine": machine, "code": code}, index=rows.index), rows], axis=1)
 
 
 def of_bench(row: Mapping[str, Any], machine: str, code: str) -> dict[str, pd.DataFrame]:
@@ -34,10 +44,7 @@ def of_bench(row: Mapping[str, Any], machine: str, code: str) -> dict[str, pd.Da
   decoding = pd.DataFrame(row["decoding"])
   decoding["weights_bytes"] = decoding["weights"].map(row["weights_bytes"])
   parts = {"prefill": pd.DataFrame(row["prefill"]), "decoding": decoding}
-  for part in parts.values():
-    part.insert(0, "machine", machine)
-    part.insert(1, "code", code)
-  return {stem: part.round(3) for stem, part in parts.items()}
+  return {stem: _labeled(part, machine, code).round(3) for stem, part in parts.items()}
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
