@@ -7,7 +7,7 @@ A study is a folder beside this file, whose study.py has
 
     COMMANDS              command lines, one after the other; {workdir} and {here} are filled in
     tables(workdir)       {stem: data frame}, written to STEM.csv
-    draw(tables)          {stem: matplotlib figure}, written to STEM.png
+    draw(tables)          {stem: matplotlib figure}, written to STEM.png; {} where a table says it
     texts(tables)         {name: Markdown}, put between <!-- name --> and <!-- /name --> of the README
     derived(tables)       {what: number}: other numbers that the README's sentences speak of (optional)
 
@@ -98,6 +98,7 @@ def run(name: str, workdir: Path) -> None:
   """Gives the study's commands, and writes its CSV files."""
   study, here = load(name), EXPERIMENTS / name
   is_new = not workdir.exists()
+  workdir.mkdir(parents=True, exist_ok=True)
   costs = [_timed(line, workdir, here) for line in study.COMMANDS]
   for stem, table in study.tables(workdir).items():
     _write_csv(here / f"{stem}.csv", table)

@@ -21,3 +21,8 @@ def interval(row: pd.Series, name: str, form: str, bounds: str | None = None) ->
   if pd.isna(row[name]):
     return ""
   return format(row[name], form) + (f" ({low:{form}} to {high:{form}})" if pd.notna(low) else "")
+
+
+def known(value: float, digits: int = 0) -> str:
+  """Returns a number as text, "" where it is missing."""
+  return "" if pd.isna(value) else f"{value:.{digits}f}"

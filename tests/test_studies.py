@@ -23,7 +23,7 @@ MAX_DIFFERENCE = 2.0
 
 _RESULT = re.compile(r"^\*\*(?:Result|Finding|What surprised)\b", re.M)
 _NOT_SAID = re.compile(
-  r"^(?: {4}|\t|!\[|\|).*$|95 % interval|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|<!-- (\w+) -->.*?<!-- /\1 -->",
+  r"^(?: {4}|\t|!\[|\|)[^\n]*$|95 % interval|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|<!-- (\w+) -->.*?<!-- /\1 -->",
   re.M | re.S,
 )
 _NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?!\w|[.,]\d)(?: %)?")
@@ -77,6 +77,11 @@ def test_a_number_that_no_table_has_is_found():
   assert not is_among("1,235", known)
   found = _NUMBER.findall(_NOT_SAID.sub(" ", "It is .626 (62 %), d = 16, arXiv:2304.15004, `1.5`, -0.5."))
   assert [number for number in found if is_measure(number)] == [".626", "62 %", "-0.5"]
+
+
+def test_what_comes_after_a_figure_or_a_table_is_looked_at():
+  said = "![.1](a.png)\n\nIt is .2.\n\n| .3 |\n\n    run .4\n<!-- a -->\n.5\n<!-- /a -->\nAnd .6 there."
+  assert _NUMBER.findall(_NOT_SAID.sub(" ", said)) == [".2", ".6"]
 
 
 def numbers_of_tables(name: str) -> Iterator[float]:

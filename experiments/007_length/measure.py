@@ -1,15 +1,14 @@
 """Training cost a token against the length of sequences, with full attention and with a window of 256.
 
-    taskset -c 1 python experiments/007_length/measure.py
+    taskset -c 1 python experiments/007_length/measure.py runs/length.csv
 
 Every step has 4096 tokens, whatever their lengths. Whole training steps (AdamW, clipping) of all programs
-in five turns of two steps after a first one, CPU time of the process, medians. Writes results.csv beside
-this file.
+in five turns of two steps after a first one, CPU time of the process, medians.
 """
 
 import statistics
+import sys
 import time
-from pathlib import Path
 
 import jax
 import pandas as pd
@@ -17,7 +16,6 @@ import pandas as pd
 from lm_jax import config as configs
 from lm_jax import programs, scaling
 
-HERE = Path(__file__).parent
 LENGTHS = [64, 128, 256, 512, 1024, 2048, 4096]
 WINDOWS = {"full": None, "window 256": 256}
 TOKENS, ROUNDS = 4096, 5
@@ -60,7 +58,7 @@ def main() -> None:
     for (length, name), c in cells.items()
   ]  # fmt: skip
   table = pd.DataFrame(rows)
-  table.to_csv(HERE / "results.csv", index=False)
+  table.to_csv(sys.argv[1], index=False)
   print(table.to_string(index=False))
 
 

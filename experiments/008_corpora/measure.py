@@ -1,10 +1,10 @@
 """Seconds and memory of a large corpus, from its files to random windows of its tokens.
 
-    python experiments/008_corpora/measure.py [MEGABYTES] [bytes|bpe] [books|rows]
+    python experiments/008_corpora/measure.py CSV [MEGABYTES] [bytes|bpe] [books|rows]
 
 Makes a corpus from the text of `classics` (see text_config.Text) with random words in between, as ten .txt
 files or as .jsonl rows of a paragraph each, in a temporary folder with a cache of its own, both deleted
-afterwards. Every stage is a process of its own; rows are appended to results.csv.
+afterwards. Every stage is a process of its own; rows are appended to CSV.
 
 peak_anonymous_mb is the largest RssAnon of the process, sampled every 10 ms: what it allocated, without pages
 of files that it maps, which the system takes back when it needs them. peak_rss_mb (VmHWM) includes those.
@@ -126,8 +126,7 @@ def save_tokenizer(kind: str, folder: Path) -> None:
   tokenizer.save(folder)
 
 
-def append(row: dict[str, object]) -> None:
-  path = Path(__file__).with_name("results.csv")
+def append(row: dict[str, object], path: Path) -> None:
   is_new = not path.exists()
   with path.open("a", newline="") as file:
     table = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -137,7 +136,7 @@ def append(row: dict[str, object]) -> None:
   print(*row.values(), flush=True)
 
 
-def main(megabytes: int = 1000, kind: str = "bytes", shape: str = "books") -> None:
+def main(output: str, megabytes: int = 1000, kind: str = "bytes", shape: str = "books") -> None:
   with tempfile.TemporaryDirectory() as temporary:
     root = Path(temporary)
     (root / "corpus").mkdir()
@@ -151,7 +150,7 @@ def main(megabytes: int = 1000, kind: str = "bytes", shape: str = "books") -> No
       seconds, anonymous_mb, rss_mb = json.loads(run.stdout)
       rate = f"{size / seconds:.1f}" if stage in READING else ""
       numbers = (f"{seconds:.2f}", rate, f"{anonymous_mb:.0f}", f"{rss_mb:.0f}")
-      append(dict(zip(FIELDS, (round(size), kind, shape, stage, *numbers), strict=True)))
+      append(dict(zip(FIELDS, (round(size), kind, shape, stage, *numbers), strict=True)), Path(output))
 
 
 if __name__ == "__main__":

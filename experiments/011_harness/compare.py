@@ -1,9 +1,10 @@
 """Times scoring by lm-evaluation-harness with our model and with its own `hf` model, in turns.
 
-  python experiments/011_harness/compare.py --data=DIR [--model=FOLDER] [--repeats=3]
+  python experiments/011_harness/compare.py --output=CSV [--data=DIR] [--model=FOLDER] [--repeats=3]
 
 DIR has folders of data.jsonl with query, choices and gold (llm-foundry's form). Without a folder of
-transformers, a Llama of SmolLM2-135M's shape with random weights is made, which takes as long to compute.
+transformers, a Llama of SmolLM2-135M's shape with random weights is made, which takes as long to compute, and
+a tokenizer from GPT-2's vocab.json and merges.txt. All is looked for in $LM_JAX_SHARED (default: ../shared).
 """
 
 import argparse
@@ -97,9 +98,9 @@ def columns(clock: str, hf: float, ours: float) -> dict[str, float]:
   return {name: round(float(value), 2) for name, value in values.items()}
 
 
-def write(row: dict) -> None:
+def write(path: Path, row: dict) -> None:
   """Puts a row into the results; those of other cases stay."""
-  path, case = Path(__file__).parent / "results.csv", ("task", "shots", "demonstrations")
+  case = ("task", "shots", "demonstrations")
   rows = list(csv.DictReader(path.open())) if path.exists() else []
   rows = [old for old in rows if [old[name] for name in case] != [str(row[name]) for name in case]]
   with open(path, "w", newline="") as file:
@@ -110,8 +111,15 @@ def write(row: dict) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--data", type=Path, required=True)
-  parser.add_argument("--vocabulary", type=Path, help="folder of GPT-2's vocab.json and merges.txt")
+  shared = Path(os.environ.get("LM_JAX_SHARED") or "../shared")
+  parser.add_argument("--data", type=Path, default=shared / "data/tasks")
+  parser.add_argument("--output", type=Path, required=True, help="CSV file")
+  parser.add_argument(
+    "--vocabulary",
+    type=Path,
+    default=shared / "tokenizers/gpt2-bpe",
+    help="folder of GPT-2's vocab.json and merges.txt",
+  )
   parser.add_argument("--model", type=Path)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--batch_size", type=int, default=8, help="of hf")
@@ -132,7 +140,7 @@ def main() -> None:
       row = {"task": task, "shots": shots, "demonstrations": sampler, "items": items}
       row |= compare(ours, theirs, asked, options.repeats)
       print(row, flush=True)
-      write(row)
+      write(options.output, row)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Simulated curves whose truth is known, and what the emergence statistics say of them.
 
-python experiments/013_emergence_statistics/simulate.py  writes simulation.csv, one row a family, number of
-sizes and number of seeds
+python experiments/013_emergence_statistics/simulate.py FOLDER [CURVES]  writes simulation.csv into it, one
+row a family, number of sizes and number of seeds, and pairs.csv and bootstrap_of_breakthroughness.csv
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ import pandas as pd
 from lm_jax.analysis.emergence import table
 from lm_jax.analysis.emergence.breakthroughness import plain
 
-HERE = Path(__file__).parent
 CURVES = 300  # of each family: 900 smooth ones of each number of sizes and seeds
 BOOTSTRAP = 200
 FIRST, LAST = 6.5, 11.0  # log10 parameters
@@ -159,10 +158,10 @@ def bootstrap_of_breakthroughness(n_sizes, curves=500, draws=1000, items=500, se
 
 
 def main():
-  curves = int(sys.argv[1]) if len(sys.argv) > 1 else CURVES
+  folder, curves = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else CURVES
   found = [row for n_sizes, seeds in ((6, 1), (6, 5), (8, 3), (12, 1), (12, 3))
            for row in simulate(n_sizes, seeds, curves)]  # fmt: skip
-  pd.DataFrame(found).to_csv(HERE / "simulation.csv", index=False, float_format="%.4f")
+  pd.DataFrame(found).to_csv(folder / "simulation.csv", index=False, float_format="%.4f")
   both = []
   for n_sizes, seeds in ((8, 3), (12, 1), (12, 3)):
     own = pairs(n_sizes, seeds, curves // 2)
@@ -170,9 +169,9 @@ def main():
     shares = own.groupby(["metric", "length"])["verdict"].value_counts(normalize=True)
     shares = shares.rename("share").reset_index()
     both.append(shares.assign(n_sizes=n_sizes, n_seeds=seeds))
-  pd.concat(both).to_csv(HERE / "pairs.csv", index=False, float_format="%.4f")
+  pd.concat(both).to_csv(folder / "pairs.csv", index=False, float_format="%.4f")
   B = pd.DataFrame([bootstrap_of_breakthroughness(n) for n in (6, 8, 12)])
-  B.to_csv(HERE / "bootstrap_of_breakthroughness.csv", index=False, float_format="%.4f")
+  B.to_csv(folder / "bootstrap_of_breakthroughness.csv", index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":
