@@ -161,6 +161,7 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def _by_size(runs: pd.DataFrame, task: str) -> str:
+  """Returns mean accuracy (least to most) of each family; bold at the rate that is best by NLL."""
   ours = runs[runs["task"] == task]
   families = [family for family in (*RATES, ONE_LAYER, LONG, SMALL) if (ours["family"] == family).any()]
   lines = [["d", "params, 2 layers", *families]]
@@ -169,10 +170,15 @@ def _by_size(runs: pd.DataFrame, task: str) -> str:
     own = ours[width == d]
     params = own.loc[own["family"] != ONE_LAYER, "n_params"]
     lines.append([str(d), f"{params.iloc[0]:,}" if len(params) else ""])
+    nll = own[own["family"].isin(RATES)].groupby("family")["nll"].mean()
     for family in families:
       accuracy = own.loc[own["family"] == family, "accuracy"]
-      low, high = study_text.number(accuracy.min(), 2), study_text.number(accuracy.max(), 2)
-      lines[-1].append(f"{study_text.number(accuracy.mean())} ({low} to {high})" if len(accuracy) else "")
+      mean, low, high = (
+        study_text.number(f(accuracy), n)
+        for f, n in ((pd.Series.mean, 3), (pd.Series.min, 2), (pd.Series.max, 2))
+      )
+      mark = "**" if len(nll) and family == nll.idxmin() else ""
+      lines[-1].append(f"{mark}{mean}{mark} ({low} to {high})" if len(accuracy) else "")
   return study_text.table(pd.DataFrame(lines[1:], columns=lines[0]))
 
 
@@ -197,3 +203,15 @@ def _seeds(runs: pd.DataFrame) -> str:
     values = " / ".join(study_text.number(value, 2) for value in sorted(own["accuracy"]))
     lines.append({"task": TASKS[task].lower(), "size": model, "params": f"{n_params:,}", "accuracy": values})
   return study_text.table(pd.DataFrame(lines))
+
+
+def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+  x50 = tables["curves"].query("metric == 'accuracy'").set_index(["task", "family"])["x50"]
+  recall = x50["associative_recall"]
+  training = tables["training"].query("task == 'rule_induction'")
+  mean = training.groupby(["family", "model", "step"])["accuracy"].mean()
+  return {
+    "threshold of recall, rate .001 over .002": recall[RATES[0]] / recall[RATES[1]],
+    "d = 16 at 2e11 FLOPs": mean[(LONG, "d16 L2", 2048)],
+    "d = 64 at 2e11 FLOPs": mean[(RATES[1], "d64 L2", 128)],
+  }  # fmt: skip
