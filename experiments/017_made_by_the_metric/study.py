@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import study_text
 from matplotlib.axes import Axes
@@ -72,10 +71,8 @@ def _draw_task(ax: Axes, runs: pd.DataFrame, task: str) -> None:
     ax.plot(mean.index, mean, color=HUES[i], label=METRICS[metric])
     ax.plot(runs["n_params"], runs[metric], MARKERS[i], color=HUES[i], markersize=2.4, alpha=0.6, mew=0)
   if TASKS[task] > 1:
-    independent = runs.groupby("n_params")["accuracy"].mean() ** TASKS[task]
-    ax.plot(
-      independent.index, independent, ":", color=GREY, label="Token accuracy, to the power of the tokens"
-    )
+    independent = (runs["accuracy"] ** TASKS[task]).groupby(runs["n_params"]).mean()
+    ax.plot(independent.index, independent, ":", color=GREY, label="Were tokens independent")
   title = f"{task.capitalize()}, {TASKS[task]} tokens" if TASKS[task] > 1 else "Noisy majority"
   ax.set(xscale="log", ylim=(0, 1.03), xlabel="Parameters", title=title)
 
@@ -84,11 +81,25 @@ def _draw_task(ax: Axes, runs: pd.DataFrame, task: str) -> None:
 
 
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-  return {"sizes": _sizes(tables["runs"]), "curves": _curves(tables["curves"])}
+  runs = tables["runs"]
+  return {"sizes": _sizes(runs), "curves": _curves(tables["curves"]), "seeds": _seeds(runs)}
+
+
+def _seeds(runs: pd.DataFrame) -> str:
+  """Returns token accuracy and exact match of every run on three digits, by size in order of the first."""
+  lines = []
+  for (_, model), own in runs[runs["task"] == "3 digits"].groupby(["n_params", "model"]):
+    own = own.sort_values("accuracy")
+    line = {"size": model}
+    for title, column in (("token accuracy", "accuracy"), ("exact match", "exact_match"), ("NLL", "nll")):
+      line[title] = " / ".join(study_text.number(value, 2) for value in own[column])
+    lines.append(line)
+  return study_text.table(pd.DataFrame(lines))
 
 
 def _sizes(runs: pd.DataFrame) -> str:
-  mean = runs.groupby(["task", "n_params"])[["accuracy", "exact_match", "nll"]].mean()
+  power = runs["accuracy"] ** runs["task"].map(TASKS)
+  mean = runs.assign(power=power).groupby(["task", "n_params"])[["accuracy", "exact_match", "power"]].mean()
   lines = []
   width = runs.drop_duplicates("model").set_index("model")["n_params"].sort_values()
   for model in width.index:
@@ -99,7 +110,7 @@ def _sizes(runs: pd.DataFrame) -> str:
       line[f"{task}: token accuracy"] = study_text.number(of_size["accuracy"])
       if tokens > 1:
         line["exact match" if tokens == 2 else "exact match "] = study_text.number(of_size["exact_match"])
-        line[f"accuracy^{tokens}"] = study_text.number(of_size["accuracy"] ** tokens)
+        line[f"accuracy^{tokens}"] = study_text.number(of_size["power"])
     lines.append(line)
   return study_text.table(pd.DataFrame(lines))
 
@@ -113,16 +124,15 @@ def _curves(curves: pd.DataFrame) -> str:
       "task": row["task"], "metric": METRICS[row["metric"]], "verdict": row["verdict"],
       "half way, parameters": study_text.interval(row, "x50", ",.0f") or row["threshold_status"],
       "width, decades": study_text.interval(row, "width_decades", ".2f", "width"),
-      "breakthroughness": f"{row['breakthroughness']:.1f}" if pd.notna(row["breakthroughness"]) else "",
     })  # fmt: skip
   return study_text.table(pd.DataFrame(lines))
 
 
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-  """Returns how much larger a model must be for exact match than for token accuracy, half way of each."""
-  x50 = tables["curves"].set_index(["task", "metric"])["x50"]
-  found = {}
-  for task, tokens in TASKS.items():
-    if tokens > 1:
-      found[f"{task}: exact match over token accuracy"] = x50[(task, "exact_match")] / x50[(task, "accuracy")]
-  return {name: value for name, value in found.items() if np.isfinite(value)}
+  """Returns which share of runs answer 3 digits better, and worse, than independent tokens would."""
+  runs = tables["runs"].query("task == '3 digits' and 0.01 < exact_match < 0.99")
+  power = runs["accuracy"] ** TASKS["3 digits"]
+  return {
+    "runs with an exact match between .01 and .99": len(runs),
+    "of them above independent tokens": float((runs["exact_match"] > power).mean()),
+  }
