@@ -59,7 +59,16 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     _draw_task(ax, tables["runs"][tables["runs"]["task"] == task], task)
   figure.axes[0].set_ylabel("Score")
   lines, names = figure.axes[1].get_legend_handles_labels()
-  figure.legend(lines, names, loc="outside lower center", ncol=4, frameon=False, fontsize=7)
+  figure.legend(
+    lines,
+    names,
+    loc="outside lower center",
+    ncol=4,
+    frameon=False,
+    fontsize=7,
+    columnspacing=1.2,
+    handlelength=1.5,
+  )
   return {"made_by_the_metric": figure}
 
 
@@ -72,7 +81,7 @@ def _draw_task(ax: Axes, runs: pd.DataFrame, task: str) -> None:
     ax.plot(runs["n_params"], runs[metric], MARKERS[i], color=HUES[i], markersize=2.4, alpha=0.6, mew=0)
   if TASKS[task] > 1:
     independent = (runs["accuracy"] ** TASKS[task]).groupby(runs["n_params"]).mean()
-    ax.plot(independent.index, independent, ":", color=GREY, label="Were tokens independent")
+    ax.plot(independent.index, independent, ":", color=GREY, label="Independent tokens")
   title = f"{task.capitalize()}, {TASKS[task]} tokens" if TASKS[task] > 1 else "Noisy majority"
   ax.set(xscale="log", ylim=(0, 1.03), xlabel="Parameters", title=title)
 
