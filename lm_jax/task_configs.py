@@ -151,6 +151,33 @@ class NoisyMajority:
 
 
 @dataclasses.dataclass(frozen=True)
+class KHop:
+  """k-hop induction (Sanford et al., arXiv:2402.09268): find a letter's last occurrence, go on after it, k times.
+
+  A number k of 0..max_hops, then letters, no two neighbors alike. A hop leads from a letter to the one after
+  its last earlier occurrence. What is to be named at each letter is where k hops from it lead, or `~` where
+  one of them leads nowhere. Published: strings of 100 of 4 letters, k up to 16.
+  """
+
+  name: Literal["khop"] = "khop"
+  length: int = 32  # letters
+  num_letters: int = 4
+  max_hops: int = 4
+
+  @property
+  def vocab_size(self) -> int:
+    return self.num_letters + 1 + self.max_hops + 1  # letters, ~, k
+
+  @property
+  def sequence_length(self) -> int:
+    return self.length + 1
+
+  @property
+  def label_positions(self) -> tuple[int, ...]:
+    return tuple(range(1, self.sequence_length))
+
+
+@dataclasses.dataclass(frozen=True)
 class PythonStdlib:
   """Causal LM on the bytes of the Python standard library's own sources on this machine."""
 
@@ -181,7 +208,14 @@ def loss_positions(task: "TaskConfig") -> tuple[int, ...]:
 
 
 TaskConfig = (
-  RuleInduction | AssociativeRecall | MarkovChain | Arithmetic | NoisyMajority | PythonStdlib | Text
+  RuleInduction
+  | AssociativeRecall
+  | MarkovChain
+  | Arithmetic
+  | NoisyMajority
+  | KHop
+  | PythonStdlib
+  | Text
 )
 
 
@@ -227,3 +261,7 @@ def _check(t: TaskConfig) -> None:
   if isinstance(t, NoisyMajority):
     require(0 < t.max_signal < 1, f"{path}.max_signal", t.max_signal, "in (0, 1)")
     require(t.num_levels >= 2, f"{path}.num_levels", t.num_levels, "at least 2, since the first is 0")
+  if isinstance(t, KHop):
+    require(t.num_letters >= 3, f"{path}.num_letters", t.num_letters, "at least 3, since neighbors differ")
+    require(t.length >= t.max_hops + 2, f"{path}.length", t.length,
+             f"at least max_hops + 2 = {t.max_hops + 2}, or no string has so many hops")  # fmt: skip
