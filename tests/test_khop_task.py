@@ -84,7 +84,9 @@ def test_sampling_is_a_pure_function_of_its_key():
   task, config = make_task(CONFIGS[0]), CONFIGS[0]
   again = task.sample(jax.random.key(3), 600)
   jax.tree.map(np.testing.assert_array_equal, again, drawn(config))
-  assert (np.asarray(task.sample(jax.random.key(4), 600).tokens) != drawn(config).tokens).any(axis=1).mean() > 0.9
+  assert (np.asarray(task.sample(jax.random.key(4), 600).tokens) != drawn(config).tokens).any(
+    axis=1
+  ).mean() > 0.9
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name)

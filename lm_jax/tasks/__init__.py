@@ -4,6 +4,7 @@ from lm_jax import task_configs
 from lm_jax.tasks.arithmetic import Arithmetic
 from lm_jax.tasks.associative_recall import AssociativeRecall
 from lm_jax.tasks.base import Batch, Split, Task
+from lm_jax.tasks.ginc import Ginc
 from lm_jax.tasks.khop import KHop
 from lm_jax.tasks.markov_chain import MarkovChain
 from lm_jax.tasks.noisy_majority import NoisyMajority
@@ -20,6 +21,7 @@ TASKS: dict[type, type] = {
   task_configs.Arithmetic: Arithmetic,
   task_configs.NoisyMajority: NoisyMajority,
   task_configs.KHop: KHop,
+  task_configs.Ginc: Ginc,
   task_configs.PythonStdlib: PythonStdlib,
 }
 
