@@ -190,16 +190,16 @@ class Ginc:
   DELIMITER: ClassVar = 0
 
   name: Literal["ginc"] = "ginc"
-  num_symbols: int = 20  # tokens, of which one is the delimiter
-  num_values: int = 5
-  num_slots: int = 5
+  num_symbols: int = 33  # tokens, of which one is the delimiter
+  num_values: int = 4
+  num_slots: int = 8
   num_concepts: int = 5
-  example_length: int = 3
+  example_length: int = 4
   max_shots: int = 16
   context_length: int | None = None  # tokens read; what the longest prompt takes
   num_documents: int = 1000
   document_length: int = 1024
-  transition_temperature: float = 0.1
+  transition_temperature: float = 0.2
   start_temperature: float = 10.0
   persistence: float = 0.9  # probability of keeping a value, besides that of moving to itself
   concept_seed: int = 1  # of memory, concepts and documents
