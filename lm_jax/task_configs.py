@@ -183,8 +183,8 @@ class Ginc:
 
   A concept is an HMM (tasks/hidden_markov.py). Documents are of one concept each. A prompt is examples of
   k = `example_length` tokens joined by a delimiter, and asks for the last token of each, after n = 0 to
-  `max_shots` whole examples. Published: 10 values, 10 slots, 50 to 150 symbols, k 3 to 10, n up to 64, 1,000
-  documents of 10,240 tokens, context 1,024.
+  `max_shots` whole examples. Published: 5 concepts, 10 values, 10 slots, 50 to 150 symbols, transition
+  temperature 0.1, k 3 to 10, n up to 64, 1,000 documents of 10,240 tokens, context 1,024.
   """
 
   DELIMITER: ClassVar = 0
@@ -193,7 +193,7 @@ class Ginc:
   num_symbols: int = 33  # tokens, of which one is the delimiter
   num_values: int = 4
   num_slots: int = 8
-  num_concepts: int = 5
+  num_concepts: int = 3
   example_length: int = 4
   max_shots: int = 16
   context_length: int | None = None  # tokens read; what the longest prompt takes
