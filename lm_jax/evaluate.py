@@ -1,6 +1,7 @@
 """Few-shot evaluation on a fixed set: what a model scores after k demonstrations, for every k."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ class Evaluator:
       self._counted = batch.weights[:, config.task.label_positions] > 0
     else:
       self._counted = np.take_along_axis(batch.weights, batch.positions, 1) > 0
+    self._parts = task.parts(batch)
     size = min(config.eval.batch_size, config.eval.num_examples)
     self._batches = engine.put_batches(
       jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), batch)
@@ -58,11 +60,13 @@ class Evaluator:
   def __call__(self, s: TrainState) -> list[list[Score]]:
     """Returns the scores of every member."""
     scores = self._engine.by_member(self._score_tokens(s, self._batches))
-    means = text_scores.aggregate if self._task.shots is None else aggregate
-    return [
-      means({name: self._items(name, value[member]) for name, value in scores.items()}, self._task)
+    members = [
+      {name: self._items(name, value[member]) for name, value in scores.items()}
       for member in range(self._engine.num_members)
-    ]  # fmt: skip
+    ]
+    if self._task.shots is None:
+      return [text_scores.aggregate(per_token, self._task) for per_token in members]
+    return [aggregate(per_token, self._task, self._parts) for per_token in members]
 
   def _items(self, name: str, value: np.ndarray) -> np.ndarray:
     """Returns scores of batches by item; a position that does not count is missing, NaN, in every mean."""
@@ -87,8 +91,14 @@ def _make_score_batch(config: Config, task: Task) -> Callable[[Any, Batch], dict
   return score_batch
 
 
-def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
-  """Turns token scores [N, P] (NaN where missing) into means with standard errors over the N items."""
+def aggregate(
+  per_token: dict[str, np.ndarray], task: Task, parts: Mapping[str, np.ndarray] | None = None
+) -> list[Score]:
+  """Turns token scores [N, P] (NaN where missing) into means with standard errors over the N items.
+
+  Args:
+    parts: {name: bool [N]}, items that are scored on their own too.
+  """
   per_token = dict(per_token)
   apart = per_token.pop(_APART, None)
   num_queries, A = len(task.shots), task.answer_length
@@ -111,6 +121,11 @@ def aggregate(per_token: dict[str, np.ndarray], task: Task) -> list[Score]:
     closer = _mean_over(per_query["kl_bayes"], last) < 0.5 * _mean_over(apart, last)
     value, stderr, n = metrics.mean_and_stderr(closer.astype(np.float64))
     scores.append(Score("beats_baseline", value, stderr, n, prompt_id=WINDOW))
+  for name, items_N in (parts or {}).items():
+    own = {metric: value[items_N] for metric, value in per_query.items()}
+    own["token_accuracy"] = _nanmean(exact_NQA[items_N], 2)
+    of_part = _scores(own, last, task) + _exact_match(exact_NQA[items_N], num_queries - 1, task)
+    scores += [dataclasses.replace(score, task=f"{task.config.name}_{name}") for score in of_part]
   return scores
 
 

@@ -7,6 +7,7 @@ Definitions, for an answer token with gold g among the task's choices C:
   brier         sum over the choices of (p - 1[gold])^2, p normalized over the choices: 0 to 2.
   exact_match   1 if g has the largest logit of the whole vocabulary; for an answer, all of its tokens.
                 Equals greedy decoding: up to the first error both see the same prefix.
+  token_accuracy  of a part of a task: the share of answer tokens, each by itself, that match exactly.
   kl_bayes      KL(Bayes-optimal predictive || model) over the choices, nats, where the former is known.
   kl_baseline   KL(the task's simpler predictor || model) over the choices, nats, where there is one: 0 while
                 the model does what that one does, as unigram before bigram statistics (arXiv:2402.11004).

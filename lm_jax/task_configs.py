@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lm_jax import text_config
 from lm_jax.strict import require, require_positive
@@ -151,6 +151,82 @@ class NoisyMajority:
 
 
 @dataclasses.dataclass(frozen=True)
+class KHop:
+  """k-hop induction (Sanford et al., arXiv:2402.09268): an induction head's step, k times over.
+
+  A number k of 0..max_hops, then letters, no two neighbors alike. A hop leads from a letter to the one after
+  its last earlier occurrence. What is to be named at each letter is where k hops from it lead, or `~` where
+  one of them leads nowhere. Published: strings of 100 of 4 letters, k up to 16.
+  """
+
+  name: Literal["khop"] = "khop"
+  length: int = 32  # letters
+  num_letters: int = 4
+  max_hops: int = 4
+
+  @property
+  def vocab_size(self) -> int:
+    return self.num_letters + 1 + self.max_hops + 1  # letters, ~, k
+
+  @property
+  def sequence_length(self) -> int:
+    return self.length + 1
+
+  @property
+  def label_positions(self) -> tuple[int, ...]:
+    return tuple(range(1, self.sequence_length))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ginc:
+  """GINC (Xie et al., arXiv:2111.02080): documents of a mixture of HMMs, prompts of examples of one.
+
+  A concept is an HMM (tasks/hidden_markov.py). Documents are of one concept each. A prompt is examples of
+  k = `example_length` tokens joined by a delimiter, and asks for the last token of each, after n = 0 to
+  `max_shots` whole examples. Published: 5 concepts, 10 values, 10 slots, 50 to 150 symbols, transition
+  temperature 0.1, k 3 to 10, n up to 64, 1,000 documents of 10,240 tokens, context 1,024.
+  """
+
+  DELIMITER: ClassVar = 0
+
+  name: Literal["ginc"] = "ginc"
+  num_symbols: int = 33  # tokens, of which one is the delimiter
+  num_values: int = 4
+  num_slots: int = 8
+  num_concepts: int = 3
+  example_length: int = 4
+  max_shots: int = 16
+  context_length: int | None = None  # tokens read; what the longest prompt takes
+  num_documents: int = 1000
+  document_length: int = 1024
+  transition_temperature: float = 0.2
+  start_temperature: float = 10.0
+  persistence: float = 0.9  # probability of keeping a value, besides that of moving to itself
+  concept_seed: int = 1  # of memory, concepts and documents
+
+  @property
+  def vocab_size(self) -> int:
+    return self.num_symbols
+
+  @property
+  def loss(self) -> str:
+    return "all"
+
+  @property
+  def prompt_length(self) -> int:
+    return (self.max_shots + 1) * (self.example_length + 1) - 2  # its last answer is predicted, and not read
+
+  @property
+  def sequence_length(self) -> int:
+    return self.context_length or self.prompt_length
+
+  @property
+  def label_positions(self) -> tuple[int, ...]:
+    stride = self.example_length + 1
+    return tuple(n * stride + self.example_length - 2 for n in range(self.max_shots + 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class PythonStdlib:
   """Causal LM on the bytes of the Python standard library's own sources on this machine."""
 
@@ -181,7 +257,15 @@ def loss_positions(task: "TaskConfig") -> tuple[int, ...]:
 
 
 TaskConfig = (
-  RuleInduction | AssociativeRecall | MarkovChain | Arithmetic | NoisyMajority | PythonStdlib | Text
+  RuleInduction
+  | AssociativeRecall
+  | MarkovChain
+  | Arithmetic
+  | NoisyMajority
+  | KHop
+  | Ginc
+  | PythonStdlib
+  | Text
 )
 
 
@@ -227,3 +311,20 @@ def _check(t: TaskConfig) -> None:
   if isinstance(t, NoisyMajority):
     require(0 < t.max_signal < 1, f"{path}.max_signal", t.max_signal, "in (0, 1)")
     require(t.num_levels >= 2, f"{path}.num_levels", t.num_levels, "at least 2, since the first is 0")
+  if isinstance(t, KHop):
+    require(t.num_letters >= 3, f"{path}.num_letters", t.num_letters, "at least 3, since neighbors differ")
+    require(t.length >= t.max_hops + 2, f"{path}.length", t.length,
+             f"at least max_hops + 2 = {t.max_hops + 2}, or no string has so many hops")  # fmt: skip
+  if isinstance(t, Ginc):
+    _check_ginc(t, path)
+
+
+def _check_ginc(t: Ginc, path: str) -> None:
+  for name in ("num_symbols", "num_values", "num_slots", "example_length"):
+    require(getattr(t, name) >= 2, f"{path}.{name}", getattr(t, name), "at least 2")
+  require_positive(t, path, ("transition_temperature", "start_temperature", "context_length"))
+  require(0 <= t.persistence < 1, f"{path}.persistence", t.persistence, "in [0, 1)")
+  require(t.sequence_length >= t.prompt_length, f"{path}.context_length", t.context_length,
+           f"at least {t.prompt_length}, the tokens of a prompt with max_shots={t.max_shots}")  # fmt: skip
+  require(t.document_length > t.sequence_length, f"{path}.document_length", t.document_length,
+           f"more than the {t.sequence_length} tokens of a sequence")  # fmt: skip

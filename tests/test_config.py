@@ -341,6 +341,7 @@ OTHER = {
   "model.norm_position": "post", "optimizer.final_fraction": 0.5, "optimizer.beta1": 0.5,
   "optimizer.beta2": 0.5, "optimizer.decay_fraction": 0.5,
   "eval.batch_size": 128, "eval.few_shot": ["mr"], "eval.few_shot_every": 50, "eval.shots": [2],
+  "khop.max_hops": 8, "ginc.persistence": 0.5, "ginc.context_length": 100,
   "rule_induction.holdout": 0.25, "rule_induction.num_values": 2,
   "associative_recall.length": 100, "noisy_majority.max_signal": 0.5,
   "model.num_segments": 2, "model.attention_window": 8, "text.corpus": ["other"], "text.weights": [1, 2],

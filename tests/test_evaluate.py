@@ -93,6 +93,7 @@ class Shape:
 
 
 def by_key(scores):
+  scores = [score for score in scores if score.task is None]
   found = {(s.metric, s.n_shots, s.prompt_id): s for s in scores}
   assert len(found) == len(scores)
   return found
@@ -163,6 +164,7 @@ TASKS = {
   "markov_chain": {"length": 12},
   "arithmetic": {"num_digits": 1, "num_items": 3},
   "noisy_majority": {"length": 8},
+  "khop": {"length": 5, "num_letters": 3, "max_hops": 1},
 }  # fmt: skip
 NUM_EXAMPLES = 512
 
@@ -214,7 +216,8 @@ def test_a_model_that_knows_nothing_scores_chance(monkeypatch, name):
       assert score.chance == task.chance
 
 
-@pytest.mark.parametrize("name", TASKS)
+# Strings of khop differ in how many answers they ask for.
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "khop"])
 def test_exact_match_by_chance_asks_for_a_whole_window(monkeypatch, name):
   config, task = make(name)
   V, P = config.model.vocab_size, len(config.task.label_positions)

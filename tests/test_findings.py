@@ -1,5 +1,6 @@
 """What the report says of a study: verdicts, laws and forecasts, on the page and in its files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -69,6 +70,23 @@ def test_the_report_holds_them(tmp_path):
   points = pd.read_csv(numbers)
   np.testing.assert_allclose(points["log_residual"], np.log(points["nll"] / points["predicted"]), atol=1e-9)
   assert (folder / "figures/forecasts.svg").exists()
+
+
+def test_a_part_of_a_task_has_verdicts_of_its_own_and_no_law(tmp_path):
+  cells = []
+  for n in (1_000, 2_000, 4_000, 8_000):
+    cell = synthetic.cell(f"n{n}", n, task="khop") | {"cell_id": f"n{n}"}
+    rows = [
+      dataclasses.replace(synthetic.row(cell, metric, 0.5 + 3 * n**-0.2, step=2000, stderr=0.01), **where)
+      for metric in ("accuracy", "nll")
+      for where in ({"prompt_id": "window"}, {"task": "khop_k1"}, {"task": "khop_k2"})
+    ]
+    synthetic.write_cell(tmp_path / "cells" / cell["cell_id"], cell, rows)
+    cells.append(cell)
+  synthetic.write_sweep(tmp_path, cells)
+  found = findings.of_study(frame.load(tmp_path))
+  assert set(found.verdicts["task"]) == {"khop", "khop_k1", "khop_k2"}
+  assert [law.task for law in found.laws] == ["khop"]
 
 
 def test_a_study_without_results_says_nothing(tmp_path):

@@ -1,6 +1,7 @@
 """What a study shows beyond its curves: verdicts on them, scaling laws, and how frozen forecasts did."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,8 @@ def of_study(study: Study, *, scored: bool = True) -> Findings:
       f"No verdicts on curves: the runs of a size differ in training tokens, up to {mixed:.3g} times; a "
       "mean over them is no curve over size."
     )
-    return Findings(_no_verdicts(), laws(table), card, (note, *notes))
-  return Findings(verdicts(table), laws(table), card, notes)
+    return Findings(_no_verdicts(), laws(table, study.tasks), card, (note, *notes))
+  return Findings(verdicts(table), laws(table, study.tasks), card, notes)
 
 
 def sizes_of_several_budgets(table: CurveTable) -> float | None:
@@ -96,10 +97,11 @@ def _no_verdicts() -> pd.DataFrame:
   return pd.DataFrame(columns=list(emergence.COLUMNS))
 
 
-def laws(table: CurveTable) -> tuple[Law, ...]:
+def laws(table: CurveTable, trained: Collection[str]) -> tuple[Law, ...]:
+  """Returns the laws of the losses of tasks that were trained on."""
   rows = table.rows[table.rows["metric"].isin(LOSSES) & table.rows["value"].notna()]
-  # Scores of prompted tasks have losses too, but nothing was trained on them.
-  rows = rows[rows["shots"].isin(SUMMARIES)]
+  # Scores of prompted tasks have losses too, and so have parts of a task (tasks/base.py).
+  rows = rows[rows["shots"].isin(SUMMARIES) & rows["task"].isin(trained)]
   sizes = rows.groupby(["task", "family"], dropna=False, sort=False)["n_params"].nunique()
   found: list[Law] = []
   for (task, family), _ in rows.groupby(["task", "family"], dropna=False, sort=False):

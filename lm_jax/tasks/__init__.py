@@ -4,6 +4,8 @@ from lm_jax import task_configs
 from lm_jax.tasks.arithmetic import Arithmetic
 from lm_jax.tasks.associative_recall import AssociativeRecall
 from lm_jax.tasks.base import Batch, Split, Task
+from lm_jax.tasks.ginc import Ginc
+from lm_jax.tasks.khop import KHop
 from lm_jax.tasks.markov_chain import MarkovChain
 from lm_jax.tasks.noisy_majority import NoisyMajority
 from lm_jax.tasks.python_stdlib import PythonStdlib
@@ -18,6 +20,8 @@ TASKS: dict[type, type] = {
   task_configs.MarkovChain: MarkovChain,
   task_configs.Arithmetic: Arithmetic,
   task_configs.NoisyMajority: NoisyMajority,
+  task_configs.KHop: KHop,
+  task_configs.Ginc: Ginc,
   task_configs.PythonStdlib: PythonStdlib,
 }
 

@@ -53,7 +53,8 @@ class Task(Protocol):
   Attributes:
     config: the geometry and parameters.
     choices: int32 [C], the tokens an answer token may be; the whole vocabulary for language modelling.
-    chance: accuracy of a uniform guess over the choices, for one answer token.
+    chance: accuracy of the best guess that looks at nothing, for one answer token; 1/C where all choices are
+      equally likely.
     shots: int32 [Q], demonstrations seen before each query; None where the notion has no meaning.
     answer_length: tokens of one answer.
     window: the summary over shots takes the last `window` queries together, and exact match there
@@ -106,6 +107,14 @@ class Task(Protocol):
     """Returns what a simpler, half-right predictor would say, float32 [B, P, C], or None."""
     del batch
     return None
+
+  def parts(self, batch: Batch) -> dict[str, np.ndarray]:
+    """Returns {name: bool [B]}, sequences of an evaluation set that are also scored on their own.
+
+    Rows of a part are those of a task `NAME_PART`, and sum up the task's `window`.
+    """
+    del batch
+    return {}
 
   def bayes_accuracy(self) -> np.ndarray | None:
     """Returns the exact accuracy of the Bayes-optimal predictor, float64 [Q], or None if unknown."""

@@ -1,0 +1,50 @@
+"""In-context learning from a mixture of HMMs: GINC (Xie et al., arXiv:2111.02080), accuracy by examples.
+
+    lm-jax sweep --config=configs/sweeps/ginc.py --workdir=runs/ginc
+    lm-jax sweep --config=configs/sweeps/ginc.py:smoke --workdir=runs/ginc_smoke     does it run: 60 steps
+    lm-jax sweep --config=configs/sweeps/ginc.py:published,symbols=50,k=10 --workdir=runs/ginc_gpu    on a GPU
+"""
+
+import ml_collections
+
+from lm_jax import scaling, sweep
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+  n = sweep.arguments(argument, seeds=1, steps=2500, symbols=50, k=10, smoke=False, published=False)
+  if n["published"]:
+    base = published(n["symbols"], n["k"])
+    rungs = sweep.axis("model.num_layers", (4, 12, 16))
+  else:
+    base = small(60 if n["smoke"] else n["steps"])
+    rungs = sweep.chain(*(sweep.fixed(model=scaling.width_ladder(d)) for d in (16, 32, 64)))
+  cells = sweep.product(sweep.axis("seed", range(n["seeds"])), rungs)
+  return ml_collections.ConfigDict({"study": "ginc", "base": base, "cells": cells})
+
+
+def small(steps: int) -> dict:
+  return {
+    "task": {"name": "ginc"},
+    "model": {"initializer": "xavier_uniform"},
+    "train": {"num_steps": steps, "batch_size": 32},
+    "optimizer": {
+      "learning_rate": 2e-3,
+      "beta2": 0.98,
+      "weight_decay": 0.01,
+      "warmup_steps": min(100, steps),
+    },
+  }
+
+
+def published(symbols: int, k: int) -> dict:
+  documents, length, context, batch_size, epochs = 1000, 10_240, 1024, 8, 5
+  return {
+    "task": {"name": "ginc", "num_symbols": symbols, "num_values": 10, "num_slots": 10, "num_concepts": 5,
+             "transition_temperature": 0.1, "example_length": k, "max_shots": 64, "context_length": context,
+             "num_documents": documents, "document_length": length},
+    "model": {"preset": "gpt2", "d_model": 768, "num_heads": 12},
+    "train": {"num_steps": epochs * documents * length // (batch_size * context), "batch_size": batch_size},
+    "optimizer": {"learning_rate": 8e-4, "schedule": "linear", "final_fraction": 0.0, "beta2": 0.999,
+                  "weight_decay": 0.0, "warmup_steps": 1000},
+    "eval": {"num_examples": 2500, "batch_size": 50},
+  }  # fmt: skip
