@@ -20,8 +20,8 @@ from lm_jax.object_lease import Objects
 from lm_jax.objects import Stat, Store
 
 CHECKPOINTS, CELLS, STATUS = "checkpoints", "cells", "status.json"
-# Of a checkpoint: sent last and removed first, so that one that has it is whole. It holds the checksums of the
-# rest (lm_jax.checkpoint).
+# Of a checkpoint: sent last and removed first, so that one that has it is whole. It holds the checksums of
+# the rest (lm_jax.checkpoint).
 WHOLE = "position/metadata"
 _WHOLE = re.compile(rf"{CHECKPOINTS}/(\d+)/{WHOLE}")
 # Never in the store: claims go another way, and the rest is made of what is there.
