@@ -82,10 +82,9 @@ class Store:
     protocol = self.url.partition("://")[0]
     try:
       import fsspec
-      from fsspec.registry import known_implementations
+      from fsspec.registry import known_implementations, registry
 
-      known = (*known_implementations, *fsspec.available_protocols())
-      if protocol not in known:
+      if protocol not in (*known_implementations, *registry):
         raise ConfigError(f"--workdir={self.url}: unknown kind of store{nearest(protocol, _EXTRAS)}")
       options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
       if _EXTRAS.get(protocol) == "s3":
@@ -114,7 +113,7 @@ class Store:
         return
       finally:
         self.remove(name)
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (NotImplementedError, TypeError) as error:
       raise ConfigError(f"{lacks} ({_one_line(error) or type(error).__name__})") from None
     except StoreError as error:
       raise ConfigError(f"--workdir={error}") from None

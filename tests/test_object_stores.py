@@ -405,6 +405,8 @@ def test_a_driver_that_is_missing_is_named_with_its_extra(capsys, host, monkeypa
     monkeypatch.setitem(sys.modules, driver, None)
     line = refused(capsys, "status", f"--workdir={protocol}://bucket/x")
     assert f"{protocol}://bucket/x: its driver is not installed; pip install 'lm_jax[{extra}]'" in line
+    with pytest.raises(ConfigError, match=f"^--workdir={protocol}://bucket/x: its driver is not installed; "):
+      mirror.open_workdir(f"{protocol}://bucket/x", writes=True)
 
 
 @pytest.mark.parametrize(
