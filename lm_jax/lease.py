@@ -10,16 +10,17 @@ next write, and stops (fencing, as in https://martin.kleppmann.com/2016/02/08/ho
 A holder also keeps a lock (flock) on the folder, which the system drops the moment it dies: on the same
 machine, one that was killed is followed at once. Where a file system has no locks, or no hard links, as that
 of a mounted bucket may be, silence and exclusive creation do without.
+
+Claims are files of the folder, or objects of a store (lm_jax.lease_place, lm_jax.object_lease): the rules are
+these, wherever they are.
 """
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import functools
 import json
 import os
-import re
 import socket
 import sys
 import threading
@@ -29,14 +30,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from lm_jax.lease_place import LACKS, Files, Place
+
 BEAT_S, SILENCE_S = 5.0, 60.0
-_NAME = re.compile(r"lease\.(\d+)")
 # Every state of a lease has this length: a beat needs no new block, and so gets through on a full disk.
 _BYTES = 512
 # How often and for how long the lock is tried again, since a reader may hold it for an instant.
 _TRIES, _AGAIN_S = 5, 0.05
-# What file systems say that lack hard links, or locks.
-_LACKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 
 class Busy(Exception):
@@ -68,6 +68,7 @@ class Holder:
     machine: the same for all processes of one running kernel.
     beat: grows while the holder lives.
     time: of the last beat, in seconds since the epoch by the holder's clock; for people only.
+    lock: which lock it keeps beside, "" where that lies with the claims, and is the same for all.
   """
 
   number: int
@@ -78,6 +79,7 @@ class Holder:
   beat: int = 0
   released: bool = False
   time: float = 0.0
+  lock: str = ""
 
 
 @functools.cache
@@ -91,13 +93,7 @@ def machine() -> str:
 
 def holder(folder: Path) -> Holder | None:
   """Returns the last to have claimed a folder, who may have released it since; None if nobody ever did."""
-  number = _latest(folder)
-  while number:
-    try:
-      return _read(folder, number)
-    except FileNotFoundError:  # followed by another at this moment
-      number = _latest(folder)
-  return None
+  return _last(Files(folder))
 
 
 def is_held(folder: Path) -> bool:
@@ -108,47 +104,61 @@ def is_held(folder: Path) -> bool:
   last = holder(folder)
   if last is None or last.released:
     return False
-  return last.machine != machine() or _is_locked(folder)
+  return (last.machine, last.lock) != (machine(), _lock_id(folder)) or is_locked(folder)
 
 
-def claim(folder: Path, *, silence_s: float = SILENCE_S) -> "Lease":
+def claim(folder: Path, *, silence_s: float | None = None, place: Place | None = None) -> "Lease":
   """Takes a folder, which is made where it is missing, until it is released.
+
+  Args:
+    silence_s: default: SILENCE_S.
+    place: of the claims; default: the folder itself.
 
   Raises:
     Busy: another process holds it, or may hold it. Trying again, in the same process, finds out: a holder
       on another machine must have been silent for `silence_s` while this process looked.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  lock = (folder / "lock").open("w")
+  place = place or Files(folder)
+  lock = (folder / "lock").open("a+")
   try:
     has_locks = _take_lock(lock, folder)
-    last = holder(folder)
-    if last is not None and not last.released and (last.machine != machine() or not has_locks):
-      _require_silence(folder, last, silence_s)
+    lock_id = _named(lock) if place.has_own_lock else ""
+    last = _last(place)
+    is_elsewhere = last is not None and (last.machine, last.lock) != (machine(), lock_id)
+    if last is not None and not last.released and (is_elsewhere or not has_locks):
+      _require_silence(folder, last, SILENCE_S if silence_s is None else silence_s)
     number = 1 if last is None else last.number + 1
-    own = Holder(number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), machine(), time=time.time())
+    own = Holder(
+      number, uuid.uuid4().hex, socket.gethostname(), os.getpid(), machine(), time=time.time(), lock=lock_id
+    )
     try:
-      _create(folder, own)
+      place.create(number, own.token, _encoded(own))
     except (FileExistsError, FileNotFoundError):  # the number is taken, or the one who took it cleared up
       raise Busy(f"{folder}: another process took it at this moment") from None
-    lease = Lease(folder, own, lock)
+    lease = Lease(folder, own, lock, place)
     try:
       # A claimant that slept since it looked may have made a number that others are past already.
       lease.check()
     except Lost:
-      (folder / f"lease.{own.number}").unlink(missing_ok=True)
+      place.remove(own.number)
       raise Busy(f"{folder}: another process took it at this moment") from None
   except BaseException:
     lock.close()
     raise
-  _HEART.add(lease)
-  _remove_below(folder, own.number)
+  lease.heart.add(lease)
+  # The largest number is never removed, so that numbers only grow.
+  for other in place.numbers():
+    if other < own.number:
+      place.remove(other)
+  place.clear()
   return lease
 
 
 def claim_from_the_dead(
-  folder: Path, *, silence_s: float = SILENCE_S, wait: Callable[[float], bool | None] = time.sleep
-) -> "Lease":
+  folder: Path, *, silence_s: float | None = None, wait: Callable[[float], bool | None] = time.sleep,
+  place: Place | None = None,
+) -> "Lease":  # fmt: skip
   """Takes a folder as `claim` does, also from a process elsewhere that died, after its silence.
 
   Args:
@@ -160,32 +170,37 @@ def claim_from_the_dead(
   since = None
   while True:
     try:
-      return claim(folder, silence_s=silence_s)
+      return claim(folder, silence_s=silence_s, place=place)
     except Unheard as unheard:
       if since is None:
         print(f"waiting: {unheard}", file=sys.stderr, flush=True)
       elif unheard.since != since:
         raise Busy(str(unheard).partition(", or was")[0]) from None
       since = unheard.since
-      if wait(min(BEAT_S, silence_s) / 5):
+      if wait(min(BEAT_S, SILENCE_S if silence_s is None else silence_s) / 5):
         raise
 
 
 class Lease:
   """A claim that holds until it is released, or lost; made by `claim`."""
 
-  def __init__(self, folder: Path, own: Holder, lock: IO[str]):
-    self.folder, self._own, self._lock = folder, own, lock
+  def __init__(self, folder: Path, own: Holder, lock: IO[str], place: Place):
+    self.folder, self._own, self._lock, self._place = folder, own, lock, place
     self._writing = threading.Lock()
 
   @property
-  def path(self) -> Path:
-    return self.folder / f"lease.{self._own.number}"
+  def heart(self) -> "_Heart":
+    # A store that is slow to answer must not keep the claims of folders from being heard of.
+    return _HEARTS[self._place.has_own_lock]
+
+  @property
+  def number(self) -> int:
+    return self._own.number
 
   def check(self) -> None:
     """Raises Lost if another process has claimed the folder since; to be called before every write."""
-    if _latest(self.folder) != self._own.number:
-      last = holder(self.folder)
+    if max(self._place.numbers(), default=0) != self._own.number:
+      last = _last(self._place)
       who = f"process {last.pid} on {last.host}" if last else "nobody: its lease was removed"
       raise Lost(f"{self.folder}: nothing was heard of this process for a while, and {who} took it over")
 
@@ -194,16 +209,19 @@ class Lease:
     with self._writing:
       if not self._own.released:
         self._own = dataclasses.replace(self._own, beat=self._own.beat + 1, time=time.time())
-        _write(self.path, self._own)
+        self._place.write(self._own.number, _encoded(self._own))
+
+  def flush(self) -> None:
+    """Returns when others can read what was written, which in a folder is so already."""
 
   def release(self) -> None:
     """Lets others claim the folder; nothing happens to one that was lost."""
-    _HEART.remove(self)
+    self.heart.remove(self)
     with self._writing:
       self._own = dataclasses.replace(self._own, released=True, time=time.time())
       # Lost, and cleared away; or the file system takes nothing more: then the lock tells, or the silence.
       with contextlib.suppress(OSError):
-        _write(self.path, self._own)
+        self._place.write(self._own.number, _encoded(self._own))
     self._lock.close()
 
   def __enter__(self) -> "Lease":
@@ -250,7 +268,7 @@ class _Heart:
           continue
 
 
-_HEART = _Heart()
+_HEARTS = {False: _Heart(), True: _Heart()}
 
 
 # --- silence ------------------------------------------------------------------------------------
@@ -271,24 +289,19 @@ def _require_silence(folder: Path, last: Holder, silence_s: float) -> None:
     )  # fmt: skip
 
 
-# --- files --------------------------------------------------------------------------------------
+# --- claims -------------------------------------------------------------------------------------
 
 
-def _numbers(folder: Path) -> list[int]:
-  try:
-    names = os.listdir(folder)
-  except FileNotFoundError:
-    return []
-  return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+def _last(place: Place) -> Holder | None:
+  while numbers := place.numbers():
+    try:
+      return _decoded(max(numbers), place.read(max(numbers)))
+    except FileNotFoundError:  # followed by another at this moment
+      continue
+  return None
 
 
-def _latest(folder: Path) -> int:
-  return max(_numbers(folder), default=0)
-
-
-def _read(folder: Path, number: int) -> Holder:
-  # Opened anew each time: network file systems then show what was last written (close-to-open consistency).
-  data = (folder / f"lease.{number}").read_bytes()
+def _decoded(number: int, data: bytes) -> Holder:
   try:
     return Holder(number=number, **json.loads(data))
   except (ValueError, TypeError):
@@ -299,39 +312,12 @@ def _read(folder: Path, number: int) -> Holder:
 def _encoded(own: Holder) -> bytes:
   fields = dataclasses.asdict(own)
   del fields["number"]
+  if not own.lock:  # earlier versions do not know it
+    del fields["lock"]
   return json.dumps(fields).ljust(_BYTES - 1).encode() + b"\n"
 
 
-def _create(folder: Path, own: Holder) -> None:
-  # As a link, which like an exclusive creation succeeds for one alone, but is whole from the first moment.
-  temporary, path = folder / f".lease.{own.token}", folder / f"lease.{own.number}"
-  try:
-    temporary.write_bytes(_encoded(own))
-    os.link(temporary, path)
-  except OSError as error:
-    if error.errno not in _LACKS:
-      raise
-    with path.open("xb") as f:
-      f.write(_encoded(own))
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, own: Holder) -> None:
-  with path.open("r+b") as f:
-    f.write(_encoded(own))
-
-
-def _remove_below(folder: Path, number: int) -> None:
-  """Removes leases that were followed, and those that were never made to the end.
-
-  The largest number is never removed, so that numbers only grow.
-  """
-  for other in _numbers(folder):
-    if other < number:
-      (folder / f"lease.{other}").unlink(missing_ok=True)
-  for left in folder.glob(".lease.*"):
-    left.unlink(missing_ok=True)
+# --- locks --------------------------------------------------------------------------------------
 
 
 def _take_lock(lock: IO[str], folder: Path) -> bool:
@@ -343,7 +329,25 @@ def _take_lock(lock: IO[str], folder: Path) -> bool:
   raise Busy(f"{folder}: another process is at work on it")
 
 
-def _is_locked(folder: Path) -> bool:
+def _named(lock: IO[str]) -> str:
+  """Returns what tells a lock that was taken from all others; it is given that once."""
+  lock.seek(0)
+  if not (name := lock.read()):
+    name = uuid.uuid4().hex
+    lock.write(name)
+    lock.flush()
+  return name
+
+
+def _lock_id(folder: Path) -> str:
+  try:
+    return (folder / "lock").read_text()
+  except FileNotFoundError:
+    return ""
+
+
+def is_locked(folder: Path) -> bool:
+  """Whether a process that sees the same lock holds the folder."""
   try:
     lock = (folder / "lock").open()
   except FileNotFoundError:
@@ -360,7 +364,7 @@ def _try_lock(lock: IO[str], mode: int) -> bool | None:
   except BlockingIOError:
     return False
   except OSError as error:
-    if error.errno not in _LACKS:
+    if error.errno not in LACKS:
       raise
     return None
   return True

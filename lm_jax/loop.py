@@ -263,7 +263,7 @@ class _Loop:
       member.attempt(member.checkpoints.wait)
     self._agree()
     for member in self.alive:
-      member.attempt(member.journal.write_status, done, to)
+      member.attempt(member.finish, done, to)
     self._agree()
 
   def _until_due(self, done: int) -> int:

@@ -34,11 +34,16 @@ class Member:
     self.noticed: Exception | None = None
     self.is_done = False
     self._check: Callable[[], None] = lambda: None
+    self._flush: Callable[[], None] = lambda: None
     try:
+      run.refresh()
       run.check(config)
       self.is_done = run.is_done()
       if hosts.is_first() and not self.is_done:
-        self._check = stack.enter_context(run.claim()).check
+        claim = run.claim()
+        stack.callback(claim.release)
+        self._check, self._flush = claim.check, claim.flush
+        run.check(config)  # what it holds may have come with the claim
         self.is_done = run.is_done()  # it may have been done while this process came to hold it
     except Exception as error:  # of this run alone, and not of others that train with it
       self.error = error
@@ -101,6 +106,16 @@ class Member:
     """Begins to save, together with all processes of the run; after a `check` of which they all know."""
     self.checkpoints.save(done, s, self.journal.position(done))
     self.saved_step = done
+
+  def finish(self, done: int, to: str) -> None:
+    """Writes how the run ended, once others can read all of it."""
+    self._flush()
+    self.journal.write_status(done, to)
+    try:
+      self._flush()
+    except OSError as error:  # and so it did not end like that
+      self.run.write_failure(str(error), failures.kind(error))
+      raise
 
   def attempt(self, act: Callable[..., None], *args: Any) -> None:
     """Does something for this run alone: what ends it does not end the others."""

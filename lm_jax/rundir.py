@@ -4,16 +4,18 @@ config.json   the resolved config          status.json   state, step, loss, spee
 task.json     chance, shots, Bayes curve   records.jsonl, checkpoints/
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_jax import lease, strict
+from lm_jax import lease, mirror, mirrored_run, strict
 from lm_jax.config import Config, cell_id, from_mapping
 from lm_jax.lease import Busy as Busy
 from lm_jax.lease import Lease
@@ -40,12 +42,27 @@ class RunDir:
   def checkpoints(self) -> Path:
     return self.path / "checkpoints"
 
-  def claim(self) -> Lease:
+  def claim(self) -> "Lease | mirrored_run.Held":
     """Takes the run until it is released; raises Busy if another process is at work on it."""
-    claim = lease.claim(self.path)
+    claim: Lease | mirrored_run.Held
+    if mirrored := mirror.of(self.path):
+      claim = mirrored_run.claim(mirrored.unit(self.path), self.is_done)
+    else:
+      claim = lease.claim(self.path)
     for left in self.path.glob(".*.json.*"):  # by a process that was killed while it wrote
       left.unlink(missing_ok=True)
     return claim
+
+  def refresh(self) -> None:
+    """Fetches what other machines did, where the run is in an object store."""
+    if mirrored := mirror.of(self.path):
+      mirrored.unit(self.path).refresh()
+
+  @contextlib.contextmanager
+  def sending(self) -> Iterator[None]:
+    """Lets what is written meanwhile get to others, where the run is in an object store; raises Busy."""
+    with self.claim() if mirror.of(self.path) else contextlib.nullcontext():
+      yield
 
   def is_done(self) -> bool:
     status = self.status()
@@ -105,7 +122,9 @@ class RunDir:
   def saved_step(self) -> int:
     """Returns the step of the last checkpoint, 0 where there is none."""
     names = [path.name for path in self.checkpoints.glob("*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    mirrored = mirror.of(self.path)
+    elsewhere = mirrored.unit(self.path).steps() if mirrored else []
+    return max((*(int(name) for name in names if name.isdecimal()), *elsewhere), default=0)
 
 
 def read_text(path: Path) -> str:

@@ -34,7 +34,7 @@ from lm_jax.config import Config
 DOCS = ROOT / "docs"
 # In the order in which they are read.
 TUTORIALS = ("first_sweep", "own_task", "own_corpus", "pretrained_family", "cluster", "reading_the_report")
-NOT_RUN = {"needs a download": 2, "needs Ray": 1, "needs Slurm": 1}
+NOT_RUN = {"needs a download": 2, "needs Ray": 1, "needs Slurm": 1, "needs a bucket": 1}
 PAGES = [
   *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "experiments/README.md")),
   *sorted(DOCS.rglob("*.md")),

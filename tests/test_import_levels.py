@@ -16,8 +16,8 @@ PACKAGE = Path(lm_jax.__file__).parent
 LEVELS = {
   0: (
     "__init__", "abstention", "confidence", "config", "decode_config", "devices",
-    "environment", "failures", "finetune_config", "generation_config", "lease", "lm_eval_plugin",
-    "model_config",
+    "environment", "failures", "finetune_config", "generation_config", "lease", "lease_place",
+    "lm_eval_plugin", "mirror", "mirrored_files", "mirrored_run", "model_config", "object_lease", "objects",
     "parametrization", "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process",
     "scaling", "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers",
     "uncertainty",

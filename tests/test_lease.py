@@ -214,18 +214,18 @@ def test_no_clock_is_believed(process, tmp_path, hours):
 def test_a_claimant_that_slept_before_it_made_its_number_gives_way(tmp_path, monkeypatch):
   for _ in range(3):
     lease.claim(tmp_path).release()
-  create = lease._create
+  create = lease.Files.create
 
-  def late(folder, own):
+  def late(files, number, token, data):
     # Meanwhile others were here, and what was largest when this one looked is gone.
-    monkeypatch.setattr(lease, "_create", create)
+    monkeypatch.setattr(lease.Files, "create", create)
     elsewhere(monkeypatch, "fast")
     for _ in range(2):
-      lease.claim(folder).release()
+      lease.claim(tmp_path).release()
     monkeypatch.undo()
-    create(folder, own)
+    create(files, number, token, data)
 
-  monkeypatch.setattr(lease, "_create", late)
+  monkeypatch.setattr(lease.Files, "create", late)
   with pytest.raises(Busy, match="another process took it at this moment"):
     lease.claim(tmp_path)
   assert leases(tmp_path) == ["lease.5"]

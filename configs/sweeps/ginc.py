@@ -1,8 +1,8 @@
 """In-context learning from a mixture of HMMs: GINC (Xie et al., arXiv:2111.02080), accuracy by examples.
 
-    lm-jax sweep --config=configs/sweeps/ginc.py --workdir=runs/ginc
-    lm-jax sweep --config=configs/sweeps/ginc.py:smoke --workdir=runs/ginc_smoke     does it run: 60 steps
-    lm-jax sweep --config=configs/sweeps/ginc.py:published,symbols=50,k=10 --workdir=runs/ginc_gpu    on a GPU
+lm-jax sweep --config=configs/sweeps/ginc.py --workdir=runs/ginc
+lm-jax sweep --config=configs/sweeps/ginc.py:smoke --workdir=runs/ginc_smoke     does it run: 60 steps
+lm-jax sweep --config=configs/sweeps/ginc.py:published,symbols=50,k=10 --workdir=runs/ginc_gpu    on a GPU
 """
 
 import ml_collections

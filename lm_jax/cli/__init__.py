@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lm_jax import __version__, failures
+from lm_jax import __version__, failures, objects
 from lm_jax.cli import (
   answer_command,
   command_flags,
@@ -96,6 +96,10 @@ def _dispatch(argv: Sequence[str]) -> int:
     # An empty one is a shell variable that was not set.
     if not getattr(values, required):
       raise ConfigError(f"--{required}=... must be given to lm-jax {name}: {command.flag(required)[1]}")
+  if not command.takes_url and "workdir" in command.flags and objects.is_url(values.workdir or ""):
+    takers = ", ".join(taker for taker in COMMANDS if COMMANDS[taker].takes_url)
+    url = objects.checked(values.workdir)
+    raise ConfigError(f"--workdir={url}: must be a folder for lm-jax {name}; URLs are for {takers}")
   return command.run(values, overrides)
 
 

@@ -22,6 +22,7 @@ class Command:
   takes_config: bool = False
   many_configs: bool = False
   many_workdirs: bool = False
+  takes_url: bool = False  # the workdir may be in an object store
   resumes: bool = False  # after it was interrupted, the same command goes on
   own: Mapping[str, "Flag"] = dataclasses.field(default_factory=dict)  # flags that are others elsewhere
 
@@ -33,7 +34,7 @@ Flag = tuple[Callable, str, object]  # (how it is defined, help, default)
 
 FLAGS: dict[str, Flag] = {
   "config": (flags.DEFINE_string, "config file with get_config(), as FILE or FILE:arg", None),
-  "workdir": (flags.DEFINE_string, "folder of the run or sweep", None),
+  "workdir": (flags.DEFINE_string, "folder of the run or sweep, or s3:// or gs:// BUCKET/FOLDER", None),
   "workers": (
     flags.DEFINE_integer, "so many train at a time (default: one a core, or one a GPU; of an engine: as it "
     "has room)", None,

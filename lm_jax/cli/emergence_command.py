@@ -141,6 +141,6 @@ COMMANDS = {
   "emergence": Command(
     emergence, "which abilities rise with size, which jump, and whether the metric made the jump",
     ("table", "workdir", "columns", "x", *FILTERS, "pool_families", "bootstrap", "seed", "output", "json"),
-    own=_FLAGS,
+    takes_url=True, own=_FLAGS,
   ),
 }  # fmt: skip

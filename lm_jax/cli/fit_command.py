@@ -145,6 +145,6 @@ COMMANDS = {
       "table", "workdir", "law", "loss", "delta", "drop_highest", "edges", "n", "c", "x", "breaks",
       "bootstrap", "cluster", "seed", "budgets", "cutoffs", "columns", "task", "metric",
       "family", "figure", "json",
-    ), own=_FLAGS,
+    ), takes_url=True, own=_FLAGS,
   ),
 }  # fmt: skip

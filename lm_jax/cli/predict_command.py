@@ -7,7 +7,9 @@ from typing import Any
 
 from absl import flags
 
+from lm_jax import mirror, objects
 from lm_jax.cli.command_flags import Command, positive
+from lm_jax.cli.run_commands import existing
 from lm_jax.cli.table_flags import TABLE_FLAGS, table_of
 from lm_jax.strict import ConfigError, choose
 
@@ -27,6 +29,8 @@ def predict(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
   positive(values, "bootstrap")
   choose({"two_step": 0, "joint": 0}, values.method, "--method")
+  if objects.is_url(values.workdir or ""):
+    values.workdir = str(existing(values))
   table = table_of(values)
   if values.x is None and values.workdir and table.rows["flops"].notna().all():
     x = "flops"  # sizes and tokens together
@@ -39,6 +43,8 @@ def predict(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   )  # fmt: skip
   folder = values.output or (values.workdir and Path(values.workdir) / freeze.FOLDER)
   path = freeze.write(forecast, Path(folder)) if folder else None
+  if path and (mirrored := mirror.of(path.parent)):
+    mirrored.send_once(path)
   if values.json:
     print(json.dumps(forecast))
   else:
@@ -123,6 +129,6 @@ COMMANDS = {
   "predict": Command(
     predict, "what larger models will do, frozen before they are trained; report scores it when they are",
     ("table", "workdir", "columns", "at", "x", "task", "metric", "shots", "family", "method", "bootstrap",
-     "seed", "output", "json"), own=_FLAGS,
+     "seed", "output", "json"), takes_url=True, own=_FLAGS,
   ),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The commands that plan, train, and show runs."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from lm_jax import environment
+from lm_jax import environment, objects
 from lm_jax.cli import launcher_flags
 from lm_jax.cli.command_flags import Command, positive
 from lm_jax.config import Config
@@ -97,11 +98,12 @@ def train(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   elif values.num_processes is not None or values.process_id is not None:
     raise ConfigError("--num_processes, --process_id: need --coordinator=HOST:PORT")
   hosts.all_devices()
-  return single.train(config, _workdir(values), quiet=values.quiet or not hosts.is_first())
+  workdir = _workdir(values, may_be_url=values.coordinator is None)
+  return single.train(config, workdir, quiet=values.quiet or not hosts.is_first())
 
 
 def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
-  from lm_jax import records, rundir
+  from lm_jax import mirror, records, rundir
   from lm_jax.sweep import Sweep
 
   launcher, rules = launcher_flags.launcher(values), launcher_flags.rules(values)
@@ -112,20 +114,23 @@ def sweep(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   from lm_jax.analysis.report import report
   from lm_jax.launch import engine, stop_rules, study
 
-  workdir = _workdir(values)
+  workdir = _workdir(values, may_be_url=values.hosts == 1)
   records.git_commit()  # before anything else can change the checkout
   # As Ctrl-C does, it ends the launcher, which lets the workers save.
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-  outcomes = study.run(
-    loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, rules=rules,
-    quiet=values.quiet,
-  )  # fmt: skip
+  with mirror.followed(workdir):
+    outcomes = study.run(
+      loaded, workdir, launcher, order=values.order, retry_failed=values.retry_failed, rules=rules,
+      quiet=values.quiet,
+    )  # fmt: skip
   sent = [outcome for outcome in outcomes if outcome.error == engine.SENT]
   # What a rule left out, as it was asked to, is told by the report.
   left_out = (rundir.DONE, rundir.PRUNED, rundir.PAUSED, stop_rules.LEFT_OUT)
   undone = [outcome for outcome in outcomes if outcome.state not in left_out and outcome not in sent]
   if sent:
-    print(f"sent {len(sent)} cells; lm-jax status --workdir={workdir} --watch shows them", file=sys.stderr)
+    print(
+      f"sent {len(sent)} cells; lm-jax status --workdir={values.workdir} --watch shows them", file=sys.stderr
+    )
     return _tell_undone(undone)
   if not outcomes:
     print(f"all {len(loaded.cells)} cells are done, nothing to train", file=sys.stderr)
@@ -151,17 +156,23 @@ def _tell_undone(undone: Sequence["Outcome"]) -> int:
 
 
 def status(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax import mirror
   from lm_jax.launch import study
 
-  return study.show_status(existing(values), watch=values.watch, as_json=values.json)
+  workdir = existing(values)
+  with mirror.followed(workdir) if values.watch else contextlib.nullcontext():
+    return study.show_status(workdir, watch=values.watch, as_json=values.json)
 
 
 def serve(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
+  from lm_jax import mirror
   from lm_jax.launch import serve as serving
 
   if values.port is not None and not 0 <= values.port < 2**16:
     raise ConfigError(f"--port={values.port}: must be in [0, 65535]")
-  return serving.serve(existing(values), values.host, values.port)
+  workdir = existing(values)
+  with mirror.followed(workdir):
+    return serving.serve(workdir, values.host, values.port)
 
 
 def report(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
@@ -227,7 +238,7 @@ def finetune(values: flags.FlagValues, overrides: list[tuple[str, str]]) -> int:
   environment.enable_compilation_cache()
   hosts.all_devices()
   records.git_commit()  # before anything else can change the checkout
-  workdir = _workdir(values)
+  workdir = _workdir(values, may_be_url=False)
   code = finetuning.run(config, workdir, quiet=values.quiet)
   if code == 0:
     folder = reporting.write(workdir)
@@ -251,9 +262,17 @@ def classify(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   return 0
 
 
-def _workdir(values: flags.FlagValues) -> Path:
-  """Returns the workdir, made if it was not there."""
-  _require_folder(values.workdir)
+def _workdir(values: flags.FlagValues, *, may_be_url: bool) -> Path:
+  """Returns the workdir, made if it was not there; of one in an object store its folder here."""
+  if objects.is_url(values.workdir):
+    if not may_be_url:
+      raise ConfigError(
+        f"--workdir={objects.checked(values.workdir)}: several hosts that train one run need a "
+        "folder that all of them see"
+      )
+    from lm_jax import mirror
+
+    return mirror.open_workdir(values.workdir, writes=True)
   path = Path(values.workdir)
   nearest_there = next(p for p in (path, *path.parents, Path.cwd()) if p.exists())
   if not nearest_there.is_dir():
@@ -271,13 +290,11 @@ def existing(values: flags.FlagValues) -> Path:
   return existing_folder(values.workdir)
 
 
-def _require_folder(workdir: str) -> None:
-  if "://" in workdir:
-    raise ConfigError(f"--workdir={workdir}: must be a folder; a bucket can be mounted as one")
-
-
 def existing_folder(workdir: str) -> Path:
-  _require_folder(workdir)
+  if objects.is_url(workdir):
+    from lm_jax import mirror
+
+    return mirror.open_workdir(workdir, writes=False)
   path = Path(workdir)
   if not path.is_dir():
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -294,12 +311,12 @@ COMMANDS = {
   ),
   "train": Command(
     train, "train one config", ("config", "workdir", "quiet", "coordinator", "num_processes", "process_id"),
-    _CONFIG + _WORKDIR, takes_config=True, resumes=True,
+    _CONFIG + _WORKDIR, takes_config=True, takes_url=True, resumes=True,
   ),
   "sweep": Command(
     sweep, "train what is missing of a family, then report",
     ("config", "workdir", *launcher_flags.NAMES, *launcher_flags.RULES, "retry_failed", "quiet"),
-    _CONFIG + _WORKDIR, takes_config=True, resumes=True,
+    _CONFIG + _WORKDIR, takes_config=True, takes_url=True, resumes=True,
   ),
   "finetune": Command(
     finetune, "classifiers from a pretrained model on k examples a class: full, LoRA, head; then report",
@@ -309,14 +326,16 @@ COMMANDS = {
     classify, "label and probabilities of texts, by the best classifier of lm-jax finetune",
     ("workdir", "text", "json"), _WORKDIR,
   ),
-  "status": Command(status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR),
+  "status": Command(
+    status, "how far a run or sweep is", ("workdir", "watch", "json"), _WORKDIR, takes_url=True
+  ),
   "serve": Command(
     serve, "a live page of a run or sweep, for a browser on this machine", ("workdir", "host", "port"),
-    _WORKDIR,
+    _WORKDIR, takes_url=True,
   ),
   "report": Command(
     report, "figures, tables and the interactive page; of several --workdir, and --overlay, one page",
-    ("workdir", "overlay", "output"), _WORKDIR, many_workdirs=True,
+    ("workdir", "overlay", "output"), _WORKDIR, many_workdirs=True, takes_url=True,
   ),
   "bench": Command(
     bench, "tokens/s, step ms, FLOP/s and utilization, time to first step and memory; of generation too",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lm_jax import strict
+from lm_jax import mirror, strict
 from lm_jax.sweep import Cell
 
 DirectoryOf = Callable[[Cell], Path]  # where a cell's files go
@@ -47,4 +47,4 @@ class Launcher(Protocol):
 
 def described(cell: Cell, directory_of: DirectoryOf) -> dict[str, Any]:
   """Returns what a process must know to train a cell; it may be on another machine."""
-  return {"directory": str(Path(directory_of(cell)).resolve()), "config": strict.to_dict(cell.config)}
+  return {**mirror.described(directory_of(cell)), "config": strict.to_dict(cell.config)}

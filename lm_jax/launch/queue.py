@@ -78,7 +78,7 @@ class Queue:
     with self._lock:
       left = []
       for cell in pack:
-        if self._run(cell).is_done():
+        if self._is_done(cell):
           self.outcomes.append(Outcome(cell, rundir.DONE))
         elif self._count_death(cell) > MOST_DEATHS:
           error = f"{how}; that was {self._deaths[cell.cell_id]} times without a checkpoint further"
@@ -101,8 +101,9 @@ class Queue:
             self.outcomes.append(Outcome(cell, rundir.DONE))
             continue
           run.path.mkdir(parents=True, exist_ok=True)
-          run.write_failure(error, kind)
-        except OSError as why:
+          with run.sending():
+            run.write_failure(error, kind)
+        except (OSError, lease.Busy) as why:
           error = f"{error} ({why})"
         self.outcomes.append(Outcome(cell, rundir.FAILED, error, kind))
 
@@ -161,6 +162,14 @@ class Queue:
         else:
           self._waiting.append((cell,))
         del self._busy[cell.cell_id]
+
+  def _is_done(self, cell: Cell) -> bool:
+    run = self._run(cell)
+    try:
+      run.refresh()
+    except OSError:  # a store that is away: whoever goes on meets that too
+      return False
+    return run.is_done()
 
   def _is_free(self, cell: Cell) -> bool:
     try:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import environment, failures, rundir
+from lm_jax import environment, failures, mirror, rundir
 from lm_jax.launch import cores, meeting
 from lm_jax.launch.base import DirectoryOf, described
 from lm_jax.launch.engine import STOP, Back, EngineLauncher, Gone, Request
@@ -47,18 +47,18 @@ class NotMet(Exception):
 
 
 def run(
-  cells: Sequence[dict[str, Any]], stop_file: str, begun_file: str, cpus: int, group: meeting.Group | None
+  cells: Sequence[dict[str, Any]], stop_mark: str, begun_mark: str, cpus: int, group: meeting.Group | None
 ) -> list[Reply]:
-  """Trains cells in a process of Ray's; saves and stops once a file is there, as no signal gets here.
+  """Trains cells in a process of Ray's; saves and stops once a mark is there, as no signal gets here.
 
   Args:
-    begun_file: is made here, before anything else.
+    stop_mark, begun_mark: see lm_jax.mirror.mark; the second is set here, before anything else.
 
   Raises:
     NotMet: another try may do.
   """
-  Path(begun_file).touch()
-  if Path(stop_file).exists():
+  mirror.set_mark(begun_mark)
+  if mirror.is_marked(stop_mark):
     return [(rundir.STOPPED, None, None)] * len(cells)
   # A GPU says by this variable that it is this process's.
   if not os.environ.get("CUDA_VISIBLE_DEVICES", "").strip():
@@ -78,9 +78,10 @@ def run(
   stop, ended = loop.Stop(), threading.Event()
 
   def look() -> None:
-    while not ended.wait(_LOOK_EVERY_S):
-      if Path(stop_file).exists():
-        stop.set()
+    while not ended.wait(mirror.LOOK_EVERY_S if mirror.is_url(stop_mark) else _LOOK_EVERY_S):
+      with contextlib.suppress(OSError):  # a store that is away
+        if mirror.is_marked(stop_mark):
+          stop.set()
 
   threading.Thread(target=look, daemon=True).start()
   try:
@@ -98,13 +99,13 @@ class _Sent:
 
   Attributes:
     tasks: references; the first one answers.
-    begun: the files that its tasks make first.
+    begun: the marks that its tasks set first.
     is_taken_back: before it began.
   """
 
   pack: Pack
   tasks: list[Any]
-  begun: list[Path]
+  begun: list[str]
   placement: Any = None
   is_taken_back: bool = False
 
@@ -115,7 +116,7 @@ class _Ray:
     self._connect(address)
     self._address = address or "this machine"
     self._directory_of, self._request = directory_of, request
-    self._folder = folder
+    self._folder, self._stop_mark = folder, mirror.mark(folder / STOP)
     self._sent: list[_Sent] = []
     self._head = self._ray.get_runtime_context().gcs_address
     self._is_head_there, self._head_seen, self._next_look = True, time.monotonic(), 0.0
@@ -167,11 +168,11 @@ class _Ray:
 
   def _send(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
     begun = self._begun()
-    task = self._task().remote(cells, str(self._folder / STOP), str(begun), self._request.cpus, None)
+    task = self._task().remote(cells, self._stop_mark, begun, self._request.cpus, None)
     return _Sent(pack, [task], [begun])
 
-  def _begun(self) -> Path:
-    return self._folder / f"begun-{uuid.uuid4().hex}"
+  def _begun(self) -> str:
+    return mirror.mark(self._folder / f"begun-{uuid.uuid4().hex}")
 
   def _send_to_hosts(self, pack: Pack, cells: list[dict[str, Any]]) -> _Sent:
     from ray.util.placement_group import placement_group
@@ -188,7 +189,7 @@ class _Ray:
       # A process can be of one group only.
       task = self._task(scheduling_strategy=strategy, max_calls=1)
       group = meeting.Group(place, i, r.hosts)
-      tasks.append(task.remote(cells, str(self._folder / STOP), str(begun), r.cpus, group))
+      tasks.append(task.remote(cells, self._stop_mark, begun, r.cpus, group))
     return _Sent(pack, tasks, files, placement)
 
   def _task(self, **options: Any) -> Any:
@@ -231,7 +232,7 @@ class _Ray:
   def _release(self, sent: _Sent) -> None:
     for begun in sent.begun:
       with contextlib.suppress(OSError):  # it may never have begun
-        begun.unlink()
+        mirror.unmark(begun)
     if len(sent.tasks) == 1:
       return
     from ray.util.placement_group import remove_placement_group
@@ -243,10 +244,10 @@ class _Ray:
     return not self._sent
 
   def stop(self) -> None:
-    (self._folder / STOP).touch()
+    mirror.set_mark(self._stop_mark)
     # What waits for room, which may never be, does not see it.
     for sent in self._sent:
-      if not all(begun.exists() for begun in sent.begun):
+      if not all(map(mirror.is_marked, sent.begun)):
         sent.is_taken_back = True
         self._cancel(sent)
 
@@ -260,6 +261,8 @@ class _Ray:
         self._ray.cancel(task, force=True)
 
   def close(self) -> None:
+    with contextlib.suppress(OSError):
+      mirror.unmark(self._stop_mark)
     self._ray.shutdown()
 
   def _has_head(self) -> bool:

@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 
-from lm_jax import environment, hosts, lease, loop, records, rundir, startup
+from lm_jax import environment, hosts, lease, loop, mirror, records, rundir, startup
 from lm_jax.config import Config, cell_id
 from lm_jax.launch.progress import Progress
 from lm_jax.launch.study import is_done, prepare_data
@@ -33,7 +33,9 @@ def train(config: Config, workdir: Path, *, quiet: bool = False) -> int:
   try:
     if hosts.is_first() and not was_done and lease.is_held(workdir):
       # What a machine held when it died is free after a silence, which one process has to hear.
-      lease.claim_from_the_dead(workdir, wait=stop.wait).release()
+      mirrored = mirror.of(workdir)
+      place = mirrored.unit(workdir).place if mirrored else None
+      lease.claim_from_the_dead(workdir, wait=stop.wait, place=place).release()
     with _shown(cell, workdir, stop, quiet):
       loop.train(config, workdir, stop=stop, on_first_step=on_first_step)
   except rundir.Busy as error:

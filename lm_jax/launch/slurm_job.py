@@ -26,7 +26,7 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission
 
-from lm_jax import lease, rundir
+from lm_jax import lease, mirror, rundir
 from lm_jax.launch import cores, meeting
 from lm_jax.launch.worker_process import WorkerProcess, slot
 from lm_jax.rundir import RunDir
@@ -134,7 +134,7 @@ class _Running:
       self._worker.ended()
 
   def _train(self, cells: Sequence[dict[str, Any]]) -> list[Sequence]:
-    if self._job.hosts == 1 and all(RunDir(Path(cell["directory"])).is_done() for cell in cells):
+    if self._job.hosts == 1 and all(map(_is_done, cells)):
       return [(rundir.DONE, None, None)] * len(cells)
     if self._ending.is_set():
       return [(rundir.STOPPED, None, None)] * len(cells)
@@ -195,3 +195,9 @@ class _Running:
       if (self._folder / "stop").exists():
         self._on_sigterm()
       time.sleep(_LOOK_EVERY_S)
+
+
+def _is_done(cell: Mapping[str, Any]) -> bool:
+  run = RunDir(mirror.directory(cell))
+  run.refresh()
+  return run.is_done()

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lm_jax import failures, lease, records, rundir, scaling, trackers
+from lm_jax import failures, lease, mirror, records, rundir, scaling, trackers
 from lm_jax.config import Config
 from lm_jax.launch import halving
 from lm_jax.launch.base import Launcher, Outcome
@@ -68,6 +68,7 @@ def run(
       if rules:
         _write_again(sweep, workdir, following)
       following.take(launcher(stage, at, following.watch(progress.update)))
+      mirror.refresh(workdir)
   _write_again(sweep, workdir, following)
   return [*following.outcomes(), *hopeless]
 
@@ -138,6 +139,10 @@ def write_sweep(sweep: Sweep, workdir: Path, stop_rules: dict[str, Any] | None =
 @contextlib.contextmanager
 def _alone(workdir: Path) -> Iterator[None]:
   """Keeps other launches from writing sweep.json meanwhile, which would lose cells of one of them."""
+  if mirrored := mirror.of(workdir):
+    with mirrored.sweep_alone():
+      yield
+    return
   with (workdir / ".sweep.lock").open("w") as lock:
     # A file system without locks goes without: at the end of its launch each writes its cells again.
     with contextlib.suppress(OSError):

@@ -72,9 +72,9 @@ def _prepare(cells: list[dict]) -> None:
 
 def run(cells: Sequence[dict], stop: threading.Event) -> list[Reply]:
   """Runs a pack and returns what became of each cell; no error of a cell ends the worker."""
-  from lm_jax import config, loop
+  from lm_jax import config, loop, mirror
 
-  directories = [Path(cell["directory"]) for cell in cells]
+  directories = [mirror.directory(cell) for cell in cells]
   try:
     configs = [config.from_mapping(cell["config"]) for cell in cells]
     resume = environment.resume_garbage_collection
