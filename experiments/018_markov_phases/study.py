@@ -102,3 +102,17 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 def _range(values: pd.Series, form: str) -> str:
   """Returns "MEDIAN (LEAST to MOST)"."""
   return f"{values.median():{form}} ({values.min():{form}} to {values.max():{form}})"
+
+
+def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+  """Returns how much earlier the phases come at the larger rate, and with MLPs, by medians over seeds."""
+  median = (
+    tables["phases"].groupby("family")[["step_of_least_kl_unigram", "first_step_nearer_to_bigram"]].median()
+  )
+  pairs = {f"{p}, four times the rate": (f"{p}, rate .0005", f"{p}, rate .002") for p in ("learned", "rope")}
+  pairs["MLPs"] = ("learned, rate .002", "with MLPs")
+  return {
+    f"{name}: {column}": median.at[slow, column] / median.at[fast, column]
+    for name, (slow, fast) in pairs.items()
+    for column in median
+  }
