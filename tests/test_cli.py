@@ -129,8 +129,6 @@ def test_a_bad_run(here, capsys, words, said):
     ("bench --config=run.py --steps=0", "--steps=0: must be greater than 0"),
     ("bench --config=run.py --core=4096", "--core=4096: must be one of"),
     ("status --workdir=nowhere", "--workdir=nowhere: no such folder"),
-    ("status --workdir=gs://b/w", "--workdir=gs://b/w: must be a folder; a bucket can be mounted as one"),
-    ("train --config=run.py --workdir=s3://b/w", "--workdir=s3://b/w: must be a folder; a bucket can be"),
     ("status --workdir=empt", "--workdir=empt: no such folder; did you mean 'empty'?"),
     ("status --workdir=empty", "--workdir=empty: holds neither a sweep nor a run"),
     ("status --workdir=empty --config.seed=1", "--config.seed: lm-jax status takes no config"),

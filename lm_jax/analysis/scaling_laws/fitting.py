@@ -211,7 +211,7 @@ def _lad_vertex(data: Sample, theta_K: np.ndarray) -> np.ndarray:
 
   At the minimum as many residuals are 0 as there are coordinates, as at a vertex of a linear program: the
   smallest ones are solved for by Newton's method. It is the minimum if the slopes of all others can be
-  balanced by weights from -1 to 1 on these; where they cannot, the smoothed minimum stays.
+  balanced by weights from -1 to 1 on these; where they cannot, or are not to be had, the smoothed one stays.
   """
   residual = data.residuals(theta_K[None])[0]
   active = np.argsort(np.abs(residual))[: len(theta_K)]
@@ -232,5 +232,8 @@ def _lad_vertex(data: Sample, theta_K: np.ndarray) -> np.ndarray:
   others[active] = False
   J_PK = laws.jacobian(data.law, vertex[None], data.log_x_VP)[0]
   pull = slope(residual[others], LAD_DELTA * 1e-6) @ J_PK[others]
-  balance = np.linalg.solve(J_PK[active].T, -pull)
+  try:
+    balance = np.linalg.solve(J_PK[active].T, -pull)
+  except np.linalg.LinAlgError:  # of points on one line, which pin nothing down
+    return theta_K
   return vertex if np.abs(balance).max() <= 1 + 1e-6 else theta_K
