@@ -17,7 +17,8 @@ from lm_jax.analysis.figures.style import STYLE
 sys.path.insert(0, str(ROOT / "experiments"))
 import study
 
-NAMES = study.names()
+NAMES = [name for name in study.names() if study.read_tables(name)]
+PLANNED = [name for name in study.names() if name not in NAMES]
 # Of 255 levels, root mean square over a figure: letters and lines of other versions differ at their edges.
 MAX_DIFFERENCE = 2.0
 
@@ -64,6 +65,13 @@ def test_numbers_in_sentences_are_in_the_csv_files(name):
   known = np.array([*numbers_of_tables(name), *numbers_of_text("\n".join(study.texts(name).values()))])
   unknown = [number for number in _NUMBER.findall(said) if is_measure(number) and not is_among(number, known)]
   assert unknown == []
+
+
+def test_a_study_without_tables_says_that_it_was_not_run():
+  assert NAMES
+  texts = {name: (study.EXPERIMENTS / name / "README.md").read_text() for name in PLANNED}
+  assert [name for name, text in texts.items() if "**Result.** Not run yet." not in text] == []
+  assert [name for name, text in texts.items() if "**Prediction**, written before the run" not in text] == []
 
 
 def test_a_number_that_no_table_has_is_found():
