@@ -206,7 +206,10 @@ def _etag(info: dict[str, Any]) -> str:
   for name in ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified"):
     if info.get(name):
       return str(info[name])
-  raise NotImplementedError(f"its driver does not say when an object changed ({', '.join(info)})")
+  raise StoreError(
+    f"{info.get('name')}: its driver does not say when an object changed ({', '.join(info)})",
+    is_passing=False,
+  )
 
 
 def _one_line(error: object) -> str:
