@@ -96,7 +96,7 @@ def _read_state(directory: Path, step: int, names: Iterable[str] | None = None) 
   alone = ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}")
   handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
   reading = ocp.Checkpointer(handler, multiprocessing_options=alone)
-  _ignore_late_reads()
+  _ignore_late_ends()
   with _damage_shows(), _quiet(), reading as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
     like = jax.tree.map(
@@ -140,8 +140,8 @@ def _damage_shows() -> Iterator[None]:
 
 
 @functools.cache
-def _ignore_late_reads() -> None:
-  """Leaves unsaid that the loop which waited for a read is closed: others go on when one has failed."""
+def _ignore_late_ends() -> None:
+  """Leaves unsaid that the loop which waited for a file is closed: others go on when one has failed."""
   before = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
@@ -198,6 +198,7 @@ class Checkpoints:
     """Copies the state and returns; writing goes on in the background, and ends in a rename."""
     import orbax.checkpoint as ocp
 
+    _ignore_late_ends()
     sums = checksums(state)
     saved = dict(zip(_FIELDS, (position, sums, _digest(position, sums)), strict=True))
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(saved))

@@ -33,6 +33,7 @@ class S3:
     changes: the methods and paths of all requests that changed something, in their order.
     ignores_conditions: whether it overwrites what it is asked only to create, as some servers and proxies do.
     refuses: a word of the names of objects that it does not take.
+    hangs_after: a part of the name of an object, after which it takes and answers nothing until `go_on`.
   """
 
   def __init__(self):
@@ -43,6 +44,8 @@ class S3:
     self.changes: list[tuple[str, str]] = []
     self.ignores_conditions = False
     self.refuses: str | None = None
+    self.hangs_after: str | None = None
+    self._hung, self._goes_on = False, threading.Event()
     self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
     self._thread.start()
     # What an earlier server of this process had is kept by moto.
@@ -60,6 +63,10 @@ class S3:
     if self.refuses and self.refuses in change[1] and change[0] != "GET":
       start_response("507 Insufficient Storage", [("Content-Length", "0")])
       return [b""]
+    if self._hung:
+      self._goes_on.wait()
+      start_response("503 Service Unavailable", [("Content-Length", "0")])
+      return [b""]
     with self._lock:
       self._in_flight += 1
       if change[0] not in ("GET", "HEAD"):
@@ -69,6 +76,15 @@ class S3:
     finally:
       with self._lock:
         self._in_flight -= 1
+        self._hung |= bool(change[0] == "PUT" and self.hangs_after and self.hangs_after in change[1])
+
+  @property
+  def is_hung(self) -> bool:
+    return self._hung
+
+  def go_on(self) -> None:
+    self.hangs_after, self._hung = None, False
+    self._goes_on.set()
 
   @property
   def is_idle(self) -> bool:
@@ -81,6 +97,7 @@ class S3:
     return [name for name in names if all(word in name for word in words)]
 
   def close(self) -> None:
+    self.go_on()
     self._server.shutdown()
     self._thread.join()
     self._server.server_close()

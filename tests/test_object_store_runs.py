@@ -22,12 +22,16 @@ TREE = sweep_tree(
   runtime={"checkpoint_every": 20, "log_every": 20, "steps_per_dispatch": 5, "population": 1},
 )  # fmt: skip
 CELLS = [cell.cell_id for cell in sweep.from_tree(TREE).cells]
-# In every process that a test starts: what takes a minute between machines takes seconds.
-HURRY = """
+# In every process that a test starts: what takes a minute between machines takes seconds, and a run of a
+# second lasts long enough for its checkpoints to be sent.
+PACE = """
+import time
 from lm_jax import lease, mirror, mirrored_run
 lease.BEAT_S, lease.SILENCE_S = 0.5, 6.0
 mirrored_run.SEND_EVERY_S = 0.2
 mirror.LOOK_EVERY_S = 2.0
+check = mirrored_run.Held.check
+mirrored_run.Held.check = lambda held: (time.sleep(0.1), check(held))
 """
 
 
@@ -54,10 +58,10 @@ class Host:
 
 @pytest.fixture
 def host(monkeypatch, tmp_path, s3):
-  (tmp_path / "hurry").mkdir()
-  (tmp_path / "hurry" / "sitecustomize.py").write_text(HURRY)
+  (tmp_path / "pace").mkdir()
+  (tmp_path / "pace" / "sitecustomize.py").write_text(PACE)
   monkeypatch.setenv(
-    "PYTHONPATH", os.pathsep.join([str(tmp_path / "hurry"), os.environ.get("PYTHONPATH", "")])
+    "PYTHONPATH", os.pathsep.join([str(tmp_path / "pace"), os.environ.get("PYTHONPATH", "")])
   )
   return lambda name: Host(tmp_path, name, monkeypatch)
 
@@ -120,13 +124,15 @@ def test_what_a_killed_host_trained_goes_on_elsewhere_from_the_checkpoint_it_sen
   host, s3, config, undisturbed
 ):
   first, second = host("a"), host("b")
+  s3.hangs_after = "/position/metadata"  # else the cell might end before it is killed
   launch = first.start("sweep", config, "--workers=1")
-  wait_until(lambda: [step for _, step in saved(s3) if step >= 60], launch)
+  wait_until(lambda: s3.is_hung, launch)
   ids = [json.loads(path.read_text())["pid"] for path in first.folder.glob("cells/*/lease.*")]
   launch.kill()
   for pid in ids:
     os.kill(pid, signal.SIGKILL)
   finish(launch)
+  s3.go_on()
   before = saved(s3)
   done = second.finish("sweep", config, "--workers=2")
   assert done.returncode == 0, done.stderr
