@@ -122,10 +122,15 @@ def _mean(values: pd.Series) -> str:
 
 
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-  """Returns differences between sizes, of means over seeds."""
+  """Returns differences between sizes, of means over seeds, and how loss and accuracy go together."""
   mean = tables["runs"].groupby("model")[["loss", "accuracy_0", "accuracy_16", "gain"]].mean()
   pairs = {(a, b) for a in mean.index for b in mean.index if a < b}
-  return {
+  runs, best = tables["runs"], tables["best"]["accuracy"].iloc[-1]
+  together = {
+    "rank correlation of loss and accuracy": runs["loss"].corr(runs["accuracy_16"], method="spearman"),
+    "least distance from the best": best - runs["accuracy_16"].max(),
+  }
+  return together | {
     f"{a} less {b}: {column}": float(np.round(mean.at[a, column] - mean.at[b, column], 5))
     for a, b in pairs
     for column in mean
