@@ -121,22 +121,28 @@ def show(results: list[dict]) -> None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("configs", nargs="*")
-  parser.add_argument("--peer", required=True, help="a checkout of nanoGPT")
-  parser.add_argument("--torch_python", help="a Python that has torch")
+  parser.add_argument(
+    "--peer", default=os.environ.get("NANOGPT"), help="a checkout of nanoGPT; default: $NANOGPT"
+  )
+  parser.add_argument(
+    "--torch_python", default=sys.executable, help="a Python that has torch; default: this one"
+  )
   parser.add_argument("--core", type=int, default=0)
   parser.add_argument("--steps", type=int, default=5)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--output", default="runs/peers.jsonl")
   parser.add_argument("--measure", help=argparse.SUPPRESS)
   args = parser.parse_args()
+  if not args.peer:
+    parser.error("give --peer=PATH, or set NANOGPT: a checkout of nanoGPT")
   if not (Path(args.peer) / "model.py").is_file():
     parser.error(f"--peer={args.peer}: holds no model.py")
   if args.measure:
     os.sched_setaffinity(0, {args.core})
     print(json.dumps(measure(args.peer, json.loads(args.measure))))
     return
-  if not args.torch_python or not args.configs:
-    parser.error("give --torch_python=PATH and the configs to compare at")
+  if not args.configs:
+    parser.error("give the configs to compare at")
   Path(args.output).parent.mkdir(parents=True, exist_ok=True)
   results = []
   for name in args.configs:
