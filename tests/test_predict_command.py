@@ -59,3 +59,33 @@ def test_bad_options_are_one_line(ladder, capsys, options, message):
   code, out, err = call(capsys, "predict", f"--workdir={ladder}", *options.split())
   assert code == 2 and out == ""
   assert message in err and not (ladder / "forecasts").exists()
+
+
+def test_each_family_is_forecast_at_its_own_sizes(ladder):
+  """Also where a family's next size is smaller than what another has finished; in bits per byte too."""
+  cells = json.loads((ladder / "sweep.json").read_text())["cells"]
+  for params in (400, 800, 1_500, 3_000, 4_000, 6_000):
+    cell = synthetic.cell(f"small {params}", params, family="encoder", task="python_stdlib")
+    cells.append(cell)
+    if params < 6_000:
+      rows = [
+        synthetic.row(cell, metric, scale * params**-0.1, step=2000)
+        for metric, scale in (("nll", 4.0), ("bits_per_byte", 2.0))
+      ]
+      synthetic.write_cell(ladder / "cells" / cell["cell_id"], cell, rows, task=synthetic.TEXT)
+  synthetic.write_sweep(ladder, cells)
+  done = lm_jax("predict", f"--workdir={ladder}", "--bootstrap=60", "--json")
+  assert done.returncode == 0, done.stderr
+  forecast = json.loads(done.stdout)
+  said = [
+    (curve["family"], forecast["targets"][f["target"]]["label"], f["metric"], f["quantiles"]["0.5"])
+    for curve in forecast["curves"]
+    for f in curve["forecasts"]
+  ]
+  assert {(family, label) for family, label, *_ in said} == {
+    ("decoder", "d128 L2"),
+    ("encoder", "small 6000"),
+  }
+  medians = {metric: median for family, _, metric, median in said if family == "encoder"}
+  true = 6_000**-0.1
+  assert medians == pytest.approx({"nll": 4 * true, "bits_per_byte": 2 * true}, rel=0.01)

@@ -68,7 +68,7 @@ def _asked(texts: list[str]) -> list[dict[str, Any]]:
 
 
 def _planned(workdir: str | None, x: str) -> list[dict[str, Any]]:
-  """Returns the sizes of a sweep that are larger than all that have finished."""
+  """Returns the sizes of a sweep that are larger than all of their family that have finished."""
   from lm_jax.analysis import frame
 
   if not workdir:
@@ -76,8 +76,8 @@ def _planned(workdir: str | None, x: str) -> list[dict[str, Any]]:
   cells = frame.load(workdir).cells
   column = {"n_params": "params_total", "n_params_nonembedding": "params_nonembedding",
             "flops": "flops_exact", "n_tokens": "tokens"}[x]  # fmt: skip
-  largest = cells.loc[cells["finished"], column].max()
-  waiting = cells[~cells["finished"] & (cells[column] > largest)]
+  largest = cells[cells["finished"]].groupby("family")[column].max()
+  waiting = cells[~cells["finished"] & (cells[column] > cells["family"].map(largest))]
   if waiting.empty:
     raise ConfigError(
       f"--workdir={workdir}: no cell is left that is larger than the finished ones; give sizes by --at="

@@ -46,7 +46,8 @@ def make(
   """Returns a forecast: for every target what each metric will be, and where each threshold lies.
 
   Args:
-    targets: {"x": size, "n_seeds": runs that will be averaged, ...}; what else is in one is kept.
+    targets: {"x": size, "n_seeds": runs that will be averaged, ...}; one that names a "family" is of that
+      family alone; what else is in one is kept.
     task, metric, shots, family: which curves; default: all, at the summary of shots where a task has one.
   """
   rows = _chosen(table, {"task": task, "metric": metric, "shots": shots, "family": family})
@@ -97,6 +98,8 @@ def _curve(
   metrics = [m.metric for m in (rungs.loss if with_loss else None, rungs.ability) if m is not None]
   forecasts = []
   for i, target in enumerate(targets):
+    if target.get("family") not in (None, rungs.family):
+      continue
     runs = draws.of_run(np.array([target["x"]], np.float64), int(target.get("n_seeds") or 1))
     forecasts += [_forecast(i, metric, runs[metric][:, 0]) for metric in metrics]
   threshold = extrapolation.threshold(draws) if rungs.ability is not None else None

@@ -60,7 +60,10 @@ class Rungs:
 
 
 def of_rows(rows: pd.DataFrame, x: str) -> Iterator[Rungs]:
-  """Yields the rungs of every (task, shots, family, ability), and of every loss that has no ability.
+  """Yields the rungs of every (task, shots, family, ability), and of every loss that none of these has.
+
+  An ability goes with the first of LOSSES that is there; the others, such as bits per byte beside nats a
+  token, stand alone.
 
   Args:
     rows: of a `curve_table.CurveTable`.
@@ -69,9 +72,11 @@ def of_rows(rows: pd.DataFrame, x: str) -> Iterator[Rungs]:
   rows = rows[rows["value"].notna() & rows[x].notna() & (rows[x] > 0)]
   for (task, shots, family), own in rows.groupby(["task", "shots", "family"], dropna=False, sort=False):
     metrics = list(dict.fromkeys(own["metric"].dropna()))
-    loss = next((m for m in LOSSES if m in metrics), None)
+    losses = [m for m in LOSSES if m in metrics]
     abilities = [m for m in ABILITIES if m in metrics]
-    for ability in abilities or [None] * (loss is not None):
+    first = next(iter(losses), None)
+    pairs = [(first, ability) for ability in abilities]
+    for loss, ability in pairs + [(loss, None) for loss in losses[bool(abilities) :]]:
       yield _rungs(own, x, (_name(task) or "", _name(shots), _name(family)), loss, ability)
 
 
