@@ -34,9 +34,19 @@ from typing import Any
 import numpy as np
 import pandas
 
-from lm_jax import few_shot, few_shot_runs, few_shot_scores, metrics, prompt_tasks, records, uncertainty
+from lm_jax import (
+  few_shot,
+  few_shot_runs,
+  few_shot_scores,
+  few_shot_settings,
+  metrics,
+  prompt_tasks,
+  records,
+  uncertainty,
+)
 from lm_jax.few_shot import RunCode
-from lm_jax.few_shot_runs import Prompt, Report, Settings, Tasks
+from lm_jax.few_shot_runs import Report
+from lm_jax.few_shot_settings import Prompt, Settings, Tasks
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask
 from lm_jax.prompt_tasks.items import OWN_WORDS
@@ -142,7 +152,7 @@ def _planned(
   s: Settings, metric: str | None, dev_limit: int | None, may_run_code: bool
 ) -> list[tuple[Settings, Tasks, str]]:
   """Returns (what is asked on dev, of which tasks, the metric) for each name of a task."""
-  few_shot_runs.check(s)
+  few_shot_settings.check(s)
   require(dev_limit is None or dev_limit > 0, "--dev_limit", dev_limit, "greater than 0")
   plain = s.labels == "gold" and not s.calibrate and not s.chat
   require(plain, "settings", (s.labels, s.calibrate, s.chat), "gold labels, no calibration and no chat")
@@ -150,7 +160,7 @@ def _planned(
   for name in s.tasks:
     hold_out = not prompt_tasks.has_dev(name)
     on_dev = dataclasses.replace(s, tasks=(name,), split="dev", hold_out=hold_out, limit=dev_limit)
-    tasks = few_shot_runs.tasks(on_dev)
+    tasks = few_shot_settings.tasks(on_dev)
     for _, task in tasks:
       few_shot.check_code(task, may_run_code)
     planned.append((on_dev, tasks, _metric(tasks[0][1], metric, s.writing.samples)))
@@ -232,7 +242,9 @@ class _Choice:
 def _choose(
   on_dev: Settings, tasks: Tasks, metric: str, halving: bool, tokenizer: Tokenizer, measure: Measure
 ) -> _Choice:
-  prompts = [prompt for template, task in tasks for prompt in few_shot_runs.prompts(on_dev, template, task)]
+  prompts = [
+    prompt for template, task in tasks for prompt in few_shot_settings.prompts(on_dev, template, task)
+  ]
   task_of = {(template, task.label_words): task for template, task in tasks}
   num_items = len(tasks[0][1].sample(on_dev.limit))
   limits = [*rungs(len(prompts), num_items)[:-1], on_dev.limit] if halving else [on_dev.limit]
@@ -241,7 +253,7 @@ def _choose(
   for limit in limits:
     rung = dataclasses.replace(on_dev, limit=limit)
     rows, tables = measure(rung, tasks, only=set(left))
-    table_of = {few_shot_runs.prompt_of(row): tables[row["key"]] for row in rows}
+    table_of = {few_shot_settings.prompt_of(row): tables[row["key"]] for row in rows}
     scores = _common(
       {prompt: item_scores(table, metric) for prompt, table in table_of.items()}, on_dev.tasks[0]
     )
@@ -313,11 +325,11 @@ def _asked(
     of = [prompt for prompt in prompts if prompt.template == template]
     words = tuple(dict.fromkeys(prompt.label_words for prompt in of))
     alone = dataclasses.replace(on_test, templates=(template,), label_words=words, shots=(of[0].shots,))
-    tasks = few_shot_runs.tasks(alone)
+    tasks = few_shot_settings.tasks(alone)
     rows, tables = measure(alone, tasks, only=set(of))
     task_of = {task.label_words: task for _, task in tasks}
     for row in rows:
-      prompt = few_shot_runs.prompt_of(row)
+      prompt = few_shot_settings.prompt_of(row)
       found[prompt] = task_of[prompt.label_words], tables[row["key"]]
   return found
 

@@ -28,7 +28,7 @@ from lm_jax.analysis import few_shot_frame
 from lm_jax.analysis.few_shot_report import few_shot_confidence_figures, few_shot_report
 from lm_jax.analysis.figures import plots
 from lm_jax.few_shot import Writing
-from lm_jax.few_shot_runs import Settings
+from lm_jax.few_shot_settings import Settings
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import known

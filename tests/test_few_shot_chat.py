@@ -14,7 +14,7 @@ from small_models import CHATML, of_pieces
 from test_cli import call
 
 from lm_jax import checkpoint, config, few_shot, few_shot_runs, interop, prompt_tasks, state
-from lm_jax.few_shot_runs import Settings
+from lm_jax.few_shot_settings import Settings
 from lm_jax.forward import logits
 from lm_jax.generation_config import GenerationConfig
 from lm_jax.prompt_tasks import Conversation

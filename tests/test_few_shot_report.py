@@ -28,7 +28,7 @@ from lm_jax.analysis.few_shot_report import (
 )
 from lm_jax.analysis.figures import figure_parts
 from lm_jax.analysis.figures.style import FORMATS
-from lm_jax.few_shot_runs import Settings
+from lm_jax.few_shot_settings import Settings
 from lm_jax.pretrained import Pretrained
 from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError

@@ -25,7 +25,7 @@ from lm_jax import (
   uncertainty,
 )
 from lm_jax.few_shot import Writing
-from lm_jax.few_shot_runs import Settings
+from lm_jax.few_shot_settings import Settings
 from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask, Item, items
 from lm_jax.reader import ModelReader

@@ -33,7 +33,8 @@ LEVELS = {
     "pretrained", "prompt_batches", "row_scorer", "scorer", "state", "step", "text_generation",
   ),
   4: (
-    "bench", "decode_bench", "evaluate", "few_shot", "few_shot_prompts", "few_shot_runs", "few_shot_scores",
+    "bench", "decode_bench", "evaluate", "few_shot", "few_shot_folder", "few_shot_prompts", "few_shot_runs",
+    "few_shot_scores", "few_shot_settings",
     "finetune", "journal", "language_model", "lm_eval_model", "loop", "member", "programs",
     "prompt_selection", "reader", "text_scores", "trackers", "weights_cost",
   ),

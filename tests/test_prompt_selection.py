@@ -13,7 +13,7 @@ from scipy import stats
 from test_cli import assert_refused, call
 
 from lm_jax import few_shot, few_shot_runs, pretrained, prompt_selection, prompt_tasks, tokenizers
-from lm_jax.few_shot_runs import Prompt, Settings
+from lm_jax.few_shot_settings import Prompt, Settings
 from lm_jax.pretrained import Pretrained
 from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -33,7 +34,11 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  rows = _medians(tables).reset_index()
+  rows = rows.rename(columns={"shape": "label", "run": "group", "ratio": "value"})
+  return {
+    "ratio": study_figure.dots(rows, "Tokens a CPU second, lm_jax over nanoGPT", from_zero=False, same_at=1.0)
+  }
 
 
 def _medians(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

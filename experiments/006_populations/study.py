@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -17,7 +18,10 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  rows = tables["rates"].rename(columns={"way": "group", "tokens_per_s": "value"})
+  rows["label"] = "d = " + rows["width"].astype(str) + ", " + rows["cores"]
+  rows = rows.sort_values(["cores", "width"], ascending=[False, True], kind="stable")
+  return {"rates": study_figure.dots(rows, "Replica-tokens a second", log=True)}
 
 
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:

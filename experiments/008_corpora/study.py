@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -21,16 +22,23 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  rows = tables["results"].rename(columns={"peak_anonymous_mb": "value"})
+  rows = rows[rows["value"].notna() & (rows["stage"] != "again")]
+  rows["label"], rows["group"] = rows["stage"], [_corpus(row) for _, row in rows.iterrows()]
+  return {"memory": study_figure.dots(rows, "Allocated at the most, MB")}
+
+
+def _corpus(row: pd.Series) -> str:
+  mb = row["megabytes"]
+  size = f"{mb / 1000:.1f} GB" if mb >= 1000 else f"{mb} MB"
+  return f"{size} of {row['shape']}, {TOKENS[row['tokenizer']]}"
 
 
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
   lines = []
   for _, row in tables["results"].iterrows():
-    mb = row["megabytes"]
-    size = f"{mb / 1000:.1f} GB" if mb >= 1000 else f"{mb} MB"
     lines.append({
-      "corpus, tokens": f"{size} of {row['shape']}, {TOKENS[row['tokenizer']]}", "stage": row["stage"],
+      "corpus, tokens": _corpus(row), "stage": row["stage"],
       "s": f"{row['seconds']:.2f}", "MB/s": study_text.known(row["mb_per_s"], 1),
       "allocated, MB": study_text.known(row["peak_anonymous_mb"]),
       "resident, MB": study_text.known(row["peak_rss_mb"]),

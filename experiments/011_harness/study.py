@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -17,7 +18,15 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  machines = {"results": "first machine", "results_avx2": "second machine"}
+  rows = pd.concat([tables[stem].assign(group=machine) for stem, machine in machines.items()])
+  rows["label"] = [f"{row['task']}, shots: {_shots(row)}" for _, row in rows.iterrows()]
+  rows = rows.rename(columns={"cpu_ratio": "value"})
+  return {"ratio": study_figure.dots(rows, "CPU time, hf backend over ours", same_at=1.0)}
+
+
+def _shots(row: pd.Series) -> str:
+  return f"{row['shots']}{DEMONSTRATIONS[row['demonstrations']] if row['shots'] else ''}"
 
 
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
@@ -28,7 +37,7 @@ def _table(results: pd.DataFrame) -> str:
   lines = [
     {
       "task": row["task"],
-      "shots": f"{row['shots']}{DEMONSTRATIONS[row['demonstrations']] if row['shots'] else ''}",
+      "shots": _shots(row),
       "requests": f"{row['requests']}", "tokens ours reads": f"{row['tokens_read']:,}",
       "hf, CPU s": f"{row['hf_cpu_s']:.1f}", "ours, CPU s": f"{row['ours_cpu_s']:.1f}",
       "ratio": f"{row['cpu_ratio']:.2f}", "by the clock": f"{row['wall_ratio']:.1f}",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -22,7 +23,10 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  rows = tables["results"].rename(columns={"command_s": "value"})
+  rows["label"] = [row["sweep"] + SHAPES.get(row["sweep"], "") for _, row in rows.iterrows()]
+  rows["group"] = rows["launcher"].map(_launcher)
+  return {"seconds": study_figure.dots(rows, "The whole command, seconds")}
 
 
 def _launcher(flags: str) -> str:

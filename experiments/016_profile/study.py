@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import study_figure
 import study_text
 from matplotlib.figure import Figure
 
@@ -28,7 +29,13 @@ def tables(workdir: Path) -> dict[str, pd.DataFrame]:
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-  return {}
+  table = tables["results"]
+  share = table["self_ms"] / table.groupby("config")["self_ms"].transform("sum")
+  rows = share.groupby([table["config"], table["part"]]).sum().rename("value").reset_index()
+  rows = rows.rename(columns={"config": "group", "part": "label"})
+  order = {"label": PARTS, "group": CONFIGS}
+  rows = rows.sort_values(list(order), key=lambda names: names.map(order[names.name].index))
+  return {"parts": study_figure.dots(rows, "Share of the time in the operations recorded")}
 
 
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from lm_jax.cli.command_flags import FLAGS, Command
 from lm_jax.cli.few_shot_flags import code_runner, integers, load, models, name_of, split
 
 if TYPE_CHECKING:
-  from lm_jax.few_shot_runs import Settings
+  from lm_jax.few_shot_settings import Settings
   from lm_jax.language_model import LanguageModel
 
 FLAGS |= {
@@ -29,12 +29,12 @@ FLAGS |= {
 
 
 def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
-  from lm_jax import few_shot, few_shot_runs
+  from lm_jax import few_shot, few_shot_runs, few_shot_settings
 
   settings = _settings(values)
-  few_shot_runs.check(settings)
+  few_shot_settings.check(settings)
   run_code = code_runner(values)
-  for _, task in few_shot_runs.tasks(settings):  # what is wrong is said before a model is opened
+  for _, task in few_shot_settings.tasks(settings):  # what is wrong is said before a model is opened
     few_shot.check_code(task, run_code is not None or values.show_prompt)
   report = None if values.quiet else lambda line: print(f"lm-jax: {line}", file=sys.stderr, flush=True)
   rows: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def evaluate(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
 
 def _settings(values: flags.FlagValues) -> "Settings":
   from lm_jax.few_shot import Writing
-  from lm_jax.few_shot_runs import Settings
+  from lm_jax.few_shot_settings import Settings
 
   return Settings(
     tasks=split(values.tasks), shots=integers(values, "shots"), seeds=integers(values, "seeds"),
@@ -72,12 +72,12 @@ def _settings(values: flags.FlagValues) -> "Settings":
 
 def _show(model: "LanguageModel", settings: "Settings") -> None:
   """Prints the first item of every task as it is asked, with what may come after it."""
-  from lm_jax import few_shot, few_shot_runs
+  from lm_jax import few_shot, few_shot_settings
   from lm_jax.reader import ModelReader
 
   reader = ModelReader(model.held)
-  for template, task in few_shot_runs.tasks(settings):
-    for prompt in few_shot_runs.prompts(settings, template, task):
+  for template, task in few_shot_settings.tasks(settings):
+    for prompt in few_shot_settings.prompts(settings, template, task):
       seed = prompt.seed or 0
       (one,) = few_shot.plan(
         task,

@@ -14,7 +14,7 @@ from lm_jax.cli.few_shot_flags import code_runner, integers, load, models, name_
 if TYPE_CHECKING:
   from rich.console import Console
 
-  from lm_jax.few_shot_runs import Prompt
+  from lm_jax.few_shot_settings import Prompt
   from lm_jax.prompt_selection import Selection
   from lm_jax.uncertainty import Estimate
 
@@ -30,7 +30,7 @@ FLAGS |= {
 
 def prompts(values: flags.FlagValues, _: list[tuple[str, str]]) -> int:
   from lm_jax import prompt_selection
-  from lm_jax.few_shot_runs import Settings
+  from lm_jax.few_shot_settings import Settings
 
   settings = Settings(
     tasks=split(values.tasks), shots=integers(values, "shots"), seeds=integers(values, "seeds"),
