@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection, PathCollection, PolyCollectio
 from scipy import stats
 
 from lm_jax.analysis import frame, seed_intervals
-from lm_jax.analysis.figures import figure_parts, plots
+from lm_jax.analysis.figures import figure_parts, plots, run_plots, size_plots
 from lm_jax.analysis.report import report
 
 
@@ -90,7 +90,7 @@ def test_envelope_is_the_best_at_this_compute(direction):
     (a, b) for a, b in zip(x, y, strict=True)
     if not any((sign * v > sign * b and u <= a) or (v == b and u < a) for u, v in zip(x, y, strict=True))
   }  # fmt: skip
-  places = plots.envelope(x, y, direction)
+  places = run_plots.envelope(x, y, direction)
   assert {(x[i], y[i]) for i in places} == expected and len(places) == len(expected)
   assert (np.diff(x[places]) > 0).all() and (sign * np.diff(y[places]) > 0).all()
 
@@ -98,7 +98,7 @@ def test_envelope_is_the_best_at_this_compute(direction):
 def test_best_line_is_the_greatest_so_far(study):
   curves = frame.evaluations(study)
   numbers = figure_parts.Numbers()
-  plots.pareto_figure(study, curves, "rule_induction", "accuracy", numbers)
+  run_plots.pareto_figure(study, curves, "rule_induction", "accuracy", numbers)
   table = numbers.table()
   best = table[table["kind"] == "best"]
   own = curves[(curves["metric"] == "accuracy") & (curves["shots"] == "window") & (curves["flops_exact"] > 0)]
@@ -112,7 +112,7 @@ def test_a_line_joins_sizes_that_were_trained_in_one_way(study, tmp_path):
   figures = {}
   for name, own in (("one", study), ("two", several)):
     rows = frame.final(own)
-    ax = plots.scaling_figure(
+    ax = size_plots.scaling_figure(
       own, rows, "rule_induction", "accuracy", "params_total", figure_parts.Numbers()
     ).axes[0]
     figures[name] = ax
