@@ -1,5 +1,6 @@
 """Study 019: two pretrained models on few-shot tasks; see experiments/study.py."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,14 +20,36 @@ METRICS = ("accuracy", "exact_match", "nll", "choice_prob")
 
 def tables(workdir: Path) -> dict[str, pd.DataFrame]:
   rows = curve_table.load(workdir).rows
-  rows = rows[rows["metric"].isin(METRICS) & rows["seed"].notna()]
-  names = {
-    model: next(name for name, part in MODELS.items() if part in model) for model in rows["model"].unique()
-  }
-  rows = rows.assign(model=rows["model"].map(names))
+  rows = rows[rows["metric"].isin(METRICS)]
+  rows = rows.assign(model=rows["model"].map(_name))
   columns = ["task", "model", "n_params", "shots", "seed", "metric", "value", "stderr", "chance", "n_items"]
-  whole = dict.fromkeys(("n_params", "seed", "n_items"), "int64")
-  return {"scores": rows[columns].sort_values(columns[:6], ignore_index=True).astype(whole).round(5)}
+  # Without demonstrations there is nothing that a seed would draw.
+  whole = {"n_params": "int64", "seed": "Int64", "n_items": "int64"}
+  scores = rows[columns].sort_values(columns[:6], ignore_index=True).astype(whole).round(5)
+  return {"scores": scores, "answers": _answers(workdir)}
+
+
+def _name(model: str) -> str:
+  return next(name for name, part in MODELS.items() if part in model)
+
+
+def _answers(workdir: Path) -> pd.DataFrame:
+  """Returns how often the commonest choice (first, second, ...) is made, and how often it is right."""
+  lines = (workdir / "results.jsonl").read_text(encoding="utf-8").splitlines()
+  found = []
+  for row in {row["key"]: row for row in map(json.loads, lines)}.values():
+    items = pd.read_parquet(workdir / "items" / f"{row['key']}.parquet")
+    if items["log_p"].map(len).max() < 2:  # nothing to choose from
+      continue
+    given = items["log_p"].map(np.argmax)
+    most = given.mode()[0]
+    found.append({
+      "task": row["task"], "model": _name(row["model"]), "shots": row["n_shots"], "seed": row["seed"],
+      "most_given": (given == most).mean(), "right": (items["gold"] == most).mean(),
+    })  # fmt: skip
+  names = ["task", "model", "shots", "seed"]
+  table = pd.DataFrame(found).sort_values(names, ignore_index=True)
+  return table.astype({"seed": "Int64"}).round(5)
 
 
 def _accuracy(scores: pd.DataFrame) -> pd.DataFrame:
@@ -62,15 +85,21 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
   return {"accuracy": figure}
 
 
+def _demonstrations(shots: int) -> str:
+  return f"{shots} demonstration{'s' * (int(shots) != 1)}"
+
+
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
   found = _accuracy(tables["scores"])
+  most = tables["answers"].groupby(["task", "model"])["most_given"].mean()
   lines = []
   for (task, model), own in found.groupby(["task", "model"]):
     chance = own["chance"].iloc[0]
     line = {"task": task, "chance": study_text.number(chance, 2) if pd.notna(chance) else "", "model": model}
     for _, row in own.iterrows():
-      line[f"{row['shots']} shots"] = (
+      line[_demonstrations(row["shots"])] = (
         f"{study_text.number(row['value'])} ± {study_text.number(row['stderr'])}"
       )
-    lines.append(line)
+    given = most.get((task, model))
+    lines.append(line | {"most given": "" if given is None else study_text.number(given, 2)})
   return {"scores": study_text.table(pd.DataFrame(lines))}
