@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import study_text
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lm_jax.analysis import curve_table
@@ -13,6 +14,7 @@ from lm_jax.analysis.figures.style import HUES, MARKERS, TEXT_WIDTH
 COMMANDS = ("lm-jax sweep --config={here}/config.py --workdir={workdir}",)
 
 FAMILIES = ("d32", "d64", "d64, 4 x the steps")
+HOPS = (1, 2, 3, 4, 8, 16)  # here and there
 SOLVED = 0.05  # of error
 # Sanford et al. (arXiv:2402.09268), strings of 100 letters, 100k steps of 32: {(width, layers): errors}.
 PUBLISHED_HOPS = (2, 4, 8, 16)
@@ -64,29 +66,29 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
   axes = figure.subplots(2, 3, sharey=True)
   errors, published = tables["errors"], tables["published"]
   for ax, family in zip(axes[0], FAMILIES, strict=True):
-    own = errors[(errors["family"] == family) & (errors["k"] > 0)]
+    _draw_family(ax, errors[(errors["family"] == family) & (errors["k"] > 0)])
     ax.set(title=family, xlim=(0.7, 4.3), xticks=range(1, 5))
-    for i, (k, of_k) in enumerate(own.groupby("k")):
-      median = of_k.groupby("layers")["error"].median()
-      ax.plot(median.index, median, color=HUES[i], label=f"k = {k}")
-      ax.plot(of_k["layers"] + 0.07 * (i - 1.5), of_k["error"], MARKERS[i], color=HUES[i], markersize=2.5)
   for ax, family in zip(axes[1], published["family"].unique(), strict=False):
+    _draw_family(ax, published[published["family"] == family])
     ax.set(title=family[0].upper() + family[1:], xlim=(1.7, 6.3), xticks=range(2, 7), xlabel="Layers")
-    for i, (k, of_k) in enumerate(published[published["family"] == family].groupby("k")):
-      ax.plot(of_k["layers"], of_k["error"], f"{MARKERS[i]}-", color=HUES[i], markersize=3, label=f"k = {k}")
   axes[0, 2].set_xlabel("Layers")
+  for i, k in enumerate(HOPS):
+    axes[1, 2].plot([], [], f"{MARKERS[i]}-", color=HUES[i], markersize=3, label=f"k = {k}")
   axes[1, 2].axis("off")
-  place = {"loc": "center", "frameon": False, "alignment": "left"}
-  ours = axes[1, 2].legend(
-    *axes[0, 0].get_legend_handles_labels(), title="here", bbox_to_anchor=(0.25, 0.5), **place
-  )
-  axes[1, 2].add_artist(ours)
-  axes[1, 2].legend(
-    *axes[1, 0].get_legend_handles_labels(), title="published", bbox_to_anchor=(0.75, 0.5), **place
-  )
+  axes[1, 2].legend(loc="center", frameon=False, ncols=2)
   for ax in axes[:, 0]:
     ax.set(ylabel="Error", ylim=(-0.02, 0.8))
   return {"errors": figure}
+
+
+def _draw_family(ax: Axes, errors: pd.DataFrame) -> None:
+  """Draws a line of medians for each k, and every seed beside it."""
+  for k, own in errors.groupby("k"):
+    i = HOPS.index(k)
+    median = own.groupby("layers")["error"].median()
+    ax.plot(median.index, median, color=HUES[i])
+    beside = 0.07 * (i - 1.5) if "seed" in own else 0
+    ax.plot(own["layers"] + beside, own["error"], MARKERS[i], color=HUES[i], markersize=2.5)
 
 
 # --- the README's numbers -----------------------------------------------------------------------------
