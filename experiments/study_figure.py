@@ -1,5 +1,6 @@
 """Figures that several studies draw alike."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -16,14 +17,15 @@ def dots(
     same_at: where a line is drawn, at which two things are alike.
   """
   labels, groups = (list(dict.fromkeys(rows[name])) for name in ("label", "group"))
-  columns = len(groups) if sum(map(len, groups)) < 60 else 2
+  # Letters of a legend that still fit into one line, with its marks.
+  columns = len(groups) if sum(len(group) + 8 for group in groups) <= 80 else -(-len(groups) // 2)
   legend = 0.16 * -(-len(groups) // columns) * (len(groups) > 1)
   figure = Figure(figsize=(TEXT_WIDTH, 0.5 + legend + (0.16 + 0.05 * len(groups)) * len(labels)))
   ax = figure.subplots()
+  present = rows.groupby("label")["group"].unique()
   for i, group in enumerate(groups):
     own = rows[rows["group"] == group]
-    # Marks of one line stand below each other, so that none hides another.
-    y = [labels.index(label) + 0.16 * (i - (len(groups) - 1) / 2) for label in own["label"]]
+    y = [labels.index(label) + _beside(group, present[label]) for label in own["label"]]
     ax.plot(own["value"], y, MARKERS[i], color=HUES[i], markersize=4, label=group)
     if "low" in own:
       ax.hlines(y, own["low"], own["high"], color=HUES[i], linewidth=0.9)
@@ -37,3 +39,8 @@ def dots(
   if len(groups) > 1:
     figure.legend(loc="outside upper center", ncols=columns, frameon=False)
   return figure
+
+
+def _beside(group: str, present: np.ndarray) -> float:
+  """Returns how far below its line a mark stands: marks of one line do not hide each other."""
+  return 0.16 * (list(present).index(group) - (len(present) - 1) / 2)

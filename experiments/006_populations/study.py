@@ -55,4 +55,6 @@ def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     of = seconds[compiler]
     found[f"commands over packed, {compiler}"] = of["one command after another"] / of["packed by shape"]
     found[f"alone over packed, {compiler}"] = of["each cell alone"] / of["packed by shape"]
+  for how, own in seconds.iterrows():
+    found[f"{how}, cold less warm"] = own["cold"] - own["warm"]
   return found
