@@ -50,6 +50,16 @@ def _medians(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
   )
 
 
+def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+  """Returns the ends of each run's ratios of medians, and each side's change since an earlier run."""
+  medians = _medians(tables)
+  ratio = medians["ratio"].groupby("run")
+  found = {f"{run}, {end}": value for end in ("min", "max") for run, value in getattr(ratio, end)().items()}
+  before = medians.loc["heads laid out once"]
+  change = medians.loc[LATEST, ["lm_jax", "nanogpt"]] / before[["lm_jax", "nanogpt"]]
+  return found | {f"{side}, {shape}": change.at[shape, side] for side in change for shape in change.index}
+
+
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
   lines = [
     {
