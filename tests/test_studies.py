@@ -67,6 +67,15 @@ def test_numbers_in_sentences_are_in_the_csv_files(name):
   assert unknown == []
 
 
+def test_every_study_has_its_parts():
+  folders = sorted(path.parent for path in study.EXPERIMENTS.glob("[0-9]*/README.md"))
+  assert len(folders) > 15
+  assert [folder.name for folder in folders] == study.names()
+  for name in NAMES:
+    kinds = {path.suffix for path in (study.EXPERIMENTS / name).iterdir()}
+    assert {".md", ".csv", ".png"} <= kinds, name
+
+
 def test_a_study_without_tables_says_that_it_was_not_run():
   assert NAMES
   texts = {name: (study.EXPERIMENTS / name / "README.md").read_text() for name in PLANNED}

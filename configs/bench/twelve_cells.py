@@ -2,7 +2,7 @@
 
     lm-jax sweep --config=configs/bench/twelve_cells.py --workdir=runs/twelve
 
-Cost: about 45 s on 2 cores with a cold compiler. Compare with experiments/002_cpu_step.
+Cost: about 45 s on 2 cores with a cold compiler. Compared in experiments/006_populations.
 """
 
 import ml_collections
