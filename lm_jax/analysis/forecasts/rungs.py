@@ -75,8 +75,8 @@ def of_rows(rows: pd.DataFrame, x: str) -> Iterator[Rungs]:
     losses = [m for m in LOSSES if m in metrics]
     abilities = [m for m in ABILITIES if m in metrics]
     first = next(iter(losses), None)
-    pairs = [(first, ability) for ability in abilities]
-    for loss, ability in pairs + [(loss, None) for loss in losses[bool(abilities) :]]:
+    alone = losses[1:] if abilities else losses
+    for loss, ability in [*((first, of) for of in abilities), *((of, None) for of in alone)]:
       yield _rungs(own, x, (_name(task) or "", _name(shots), _name(family)), loss, ability)
 
 
