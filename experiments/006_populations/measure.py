@@ -5,8 +5,8 @@
 Writes OUTPUT/rates.csv, training eight runs of the quickstart's task in turns, medians of five: on one pinned
 core in turn (eight dispatches of the program of one), mapped (`lax.map` within one program) and side by
 side (`vmap`); with two cores one device that uses both, and two host devices. And OUTPUT/sweeps.csv, the wall
-time of commands: configs/bench/twelve_cells.py as a sweep, packed by shape and not, with a cold compiler and
-a warm one, and as twelve `lm-jax train` one after another.
+time of commands, twice: configs/bench/twelve_cells.py as a sweep, packed by shape and not, with a cold
+compiler and a warm one, and as twelve `lm-jax train` one after another.
 """
 
 import csv
@@ -96,11 +96,12 @@ def seconds_of(cache: Path, *commands: list[str]) -> float:
   return time.perf_counter() - started
 
 
-def sweeps(folder: Path) -> list[dict]:
+def sweeps(folder: Path, turn: int) -> list[dict]:
+  """Returns what the commands take, in a folder that is empty: so are its compiler's caches."""
   rows, place = [], itertools.count()
 
   def add(how: str, compiler: str, seconds: float) -> None:
-    rows.append({"how": how, "compiler": compiler, "seconds": round(seconds, 1)})
+    rows.append({"turn": turn, "how": how, "compiler": compiler, "seconds": round(seconds, 1)})
     print(f"{how}, {compiler}: {seconds:.1f} s", file=sys.stderr, flush=True)
 
   def sweep(*flags: str) -> list[str]:
@@ -147,8 +148,11 @@ def write(path: Path, rows: list[dict]) -> None:
 def main(output: Path) -> None:
   output.mkdir(parents=True, exist_ok=True)
   write(output / "rates.csv", [row for setting in (ONE_CORE, BOTH) for row in rates_of_setting(setting)])
-  with tempfile.TemporaryDirectory(prefix="populations-") as folder:
-    write(output / "sweeps.csv", sweeps(Path(folder)))
+  rows = []
+  for turn in (1, 2):
+    with tempfile.TemporaryDirectory(prefix="populations-") as folder:
+      rows += sweeps(Path(folder), turn)
+  write(output / "sweeps.csv", rows)
 
 
 if __name__ == "__main__":

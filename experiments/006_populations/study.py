@@ -39,10 +39,10 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def _seconds(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+  """Returns the mean over turns, by how the cells are trained and by compiler."""
   sweeps = tables["sweeps"]
-  return sweeps.pivot(index="how", columns="compiler", values="seconds").loc[
-    list(dict.fromkeys(sweeps["how"]))
-  ]
+  mean = sweeps.pivot_table(index="how", columns="compiler", values="seconds")
+  return mean.loc[list(dict.fromkeys(sweeps["how"]))]
 
 
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
@@ -55,6 +55,4 @@ def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     of = seconds[compiler]
     found[f"commands over packed, {compiler}"] = of["one command after another"] / of["packed by shape"]
     found[f"alone over packed, {compiler}"] = of["each cell alone"] / of["packed by shape"]
-  for how, own in seconds.iterrows():
-    found[f"{how}, cold less warm"] = own["cold"] - own["warm"]
   return found
