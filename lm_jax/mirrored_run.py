@@ -1,7 +1,9 @@
 """A run in an object store that this process holds: its files are fetched once, and sent as they change.
 
 A thread sends, one run at a time, and nobody waits for it but the end of a run. Before every object it looks
-whether the run is still this process's, as one that was only asleep must not write over its successor.
+whether the run is still this process's, as one that was only asleep must not write over its successor. (One
+object may come late, of a process that fell asleep in the moment between such a look and what it sends: a
+successor that is still at work undoes that.)
 
 In the store there is always a checkpoint, if there ever was one, and records that are at least as long as the
 checkpoint counts on: a new one is sent with its position last, those before it are removed after.

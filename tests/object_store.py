@@ -31,6 +31,7 @@ class S3:
 
   Attributes:
     changes: the methods and paths of all requests that changed something, in their order.
+    has_changed_last: whether the last of all requests changed something.
     ignores_conditions: whether it overwrites what it is asked only to create, as some servers and proxies do.
     refuses: a word of the names of objects that it does not take.
     hangs_after: a part of the name of an object, after which it takes and answers nothing until `go_on`.
@@ -42,6 +43,7 @@ class S3:
     self._server.daemon_threads = True
     self._lock, self._in_flight = threading.Lock(), 0
     self.changes: list[tuple[str, str]] = []
+    self.has_changed_last = False
     self.ignores_conditions = False
     self.refuses: str | None = None
     self.hangs_after: str | None = None
@@ -69,7 +71,8 @@ class S3:
       return [b""]
     with self._lock:
       self._in_flight += 1
-      if change[0] not in ("GET", "HEAD"):
+      self.has_changed_last = change[0] not in ("GET", "HEAD")
+      if self.has_changed_last:
         self.changes.append(change)
     try:
       return list(self._app(environ, start_response))

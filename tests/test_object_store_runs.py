@@ -25,9 +25,10 @@ CELLS = [cell.cell_id for cell in sweep.from_tree(TREE).cells]
 # In every process that a test starts: what takes a minute between machines takes seconds, and a run of a
 # second lasts long enough for its checkpoints to be sent.
 PACE = """
+import os
 import time
 from lm_jax import lease, mirror, mirrored_run
-lease.BEAT_S, lease.SILENCE_S = 0.5, 6.0
+lease.BEAT_S, lease.SILENCE_S = float(os.environ.get("BEAT_S", "0.5")), 6.0
 mirrored_run.SEND_EVERY_S = 0.2
 mirror.LOOK_EVERY_S = 2.0
 check = mirrored_run.Held.check
@@ -145,15 +146,19 @@ def test_what_a_killed_host_trained_goes_on_elsewhere_from_the_checkpoint_it_sen
   assert rows(first.folder) == undisturbed
 
 
-def test_a_host_that_was_asleep_sends_nothing_more(host, s3, config, undisturbed, tmp_path):
+def test_a_host_that_was_asleep_sends_nothing_more(host, s3, config, undisturbed, tmp_path, monkeypatch):
   tree = TREE["base"] | {"seed": 1, "study": "tiny"}
   one = f"--config={write_config(tmp_path / 'run.py', tree)}"
-  sleeper = host("a").start("train", one)
+  with monkeypatch.context() as patch:
+    patch.setenv("BEAT_S", "1000")  # so that the thread that sends is alone
+    sleeper = host("a").start("train", one)
   wait_until(lambda: any("/checkpoints/" in path for path in s3.sent()), sleeper)
-  while True:  # not in the middle of a request, which would end after the sleep as it began before
+  # Not between a look at the claim and the change that it allows, which comes after the sleep then, nor in
+  # the middle of a change.
+  while True:
     os.kill(sleeper.pid, signal.SIGSTOP)
     time.sleep(0.2)
-    if s3.is_idle:
+    if s3.is_idle and s3.has_changed_last:
       break
     os.kill(sleeper.pid, signal.SIGCONT)
     time.sleep(0.01)
