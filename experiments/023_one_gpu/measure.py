@@ -38,7 +38,11 @@ TRAINING = [
   {"shape": "llama_1b", "way": "logits 2^28", "chunk": 2**28},
   {"shape": "llama_1b", "way": "logits 2^28, blocks computed again", "chunk": 2**28, "model.remat": "block"},
 ]
-ATTENTION = [{"T": T, "way": way} for T in (1024, 4096, 16384) for way in ("cudnn", "blocks")]
+ATTENTION = [
+  {"T": T, "way": "cudnn" if block is None else f"blocks of {block}", "block": block}
+  for T in (1024, 4096, 16384)
+  for block in (None, 64, 256, 1024)
+]
 ATTENTION_TOKENS, HEADS, HEAD_DIM = 16384, 12, 64
 POPULATIONS = [{"width": width, "members": members} for width in (16, 64) for members in (1, 8, 64)]
 POPULATION_STEPS = 50
@@ -132,7 +136,7 @@ def nanogpt(shape: str) -> dict[str, Any]:
   }
 
 
-def attention(T: int, way: str) -> dict[str, Any]:
+def attention(T: int, way: str, block: int | None) -> dict[str, Any]:
   """Returns the time of attention, forward and backward, and how far it is from float32's."""
   import jax
   import jax.numpy as jnp
@@ -141,7 +145,7 @@ def attention(T: int, way: str) -> dict[str, Any]:
   from lm_jax import devices
   from lm_jax.model_config import ModelConfig
 
-  c = ModelConfig(d_model=HEADS * HEAD_DIM, num_heads=HEADS)
+  c = ModelConfig(d_model=HEADS * HEAD_DIM, num_heads=HEADS, attention_block=block or 64)
   shape = (ATTENTION_TOKENS // T, T, HEADS, HEAD_DIM)
   exact = [jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 4)]
   q, k, v, dy = (x.astype(jnp.bfloat16) for x in exact)
@@ -152,6 +156,9 @@ def attention(T: int, way: str) -> dict[str, Any]:
   def fused(q, k, v):
     return kernels.attend_fused(q, k, v, causal=True)
 
+  def plain(q, k, v):
+    return kernels.attend(q, k, v, causal=True, recompute=min(T, 512))
+
   def both_ways(function: Callable) -> Callable:
     def run(q, k, v, dy):
       y, pull = jax.vjp(function, q, k, v)
@@ -159,12 +166,14 @@ def attention(T: int, way: str) -> dict[str, Any]:
 
     return run
 
-  program = jax.jit(both_ways(fused if way == "cudnn" else blocks)).lower(q, k, v, dy).compile()
+  start = time.perf_counter()
+  program = jax.jit(both_ways(blocks if block else fused)).lower(q, k, v, dy).compile()
+  compile_s = time.perf_counter() - start
   found = jax.block_until_ready(program(q, k, v, dy))
   with jax.default_matmul_precision("highest"):
     # The same rounded numbers.
     args = [x.astype(jnp.float32) for x in (q, k, v, dy)]
-    reference = jax.jit(both_ways(blocks))(*args)
+    reference = jax.jit(both_ways(plain))(*args)
   far = [
     float(jnp.linalg.norm((x.astype(jnp.float32) - y).ravel()) / jnp.linalg.norm(y.ravel()))
     for x, y in zip(found, reference, strict=True)
@@ -184,6 +193,7 @@ def attention(T: int, way: str) -> dict[str, Any]:
     "ms": round(1e3 * median, 3),
     "utilization": known and round(flops / median / known.peak("bfloat16")[0], 4),
     "temporary_mib": round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),
+    "compile_s": round(compile_s, 1),
     **{f"error_{name}": f"{e:.2e}" for name, e in zip(("y", "dq", "dk", "dv"), far, strict=True)},
     "device": device,
   }
@@ -276,7 +286,7 @@ def measured(part: str, row: dict[str, Any]) -> dict[str, Any] | None:
   labels = {
     name: value
     for name, value in row.items()
-    if name not in ("sweep", "argument", "chunk") and "." not in name
+    if name not in ("sweep", "argument", "chunk", "block") and "." not in name
   }
   return labels | found
 

@@ -64,10 +64,13 @@ class KHop(Task):
     hop_BT = jnp.where(before_BT >= 0, before_BT + 1, nowhere)
     hop_BS = jnp.pad(hop_BT, ((0, 0), (0, 1)), constant_values=nowhere)  # from nowhere, nowhere
 
-    def hop(i: jax.Array, place_BT: jax.Array) -> jax.Array:
-      return jnp.where(i < hops_B[:, None], jnp.take_along_axis(hop_BS, place_BT, axis=1), place_BT)
+    place_BT = jnp.broadcast_to(place_T[None], letter_BT.shape)
+    # 1, 2, 4, ... hops at once: k of them are the powers of two that k is a sum of.
+    for bit in range(c.max_hops.bit_length()):
+      hops_here_B1 = (hops_B[:, None] >> bit) & 1 == 1
+      place_BT = jnp.where(hops_here_B1, jnp.take_along_axis(hop_BS, place_BT, axis=1), place_BT)
+      hop_BS = jnp.take_along_axis(hop_BS, hop_BS, axis=1)
 
-    place_BT = jax.lax.fori_loop(0, c.max_hops, hop, jnp.broadcast_to(place_T[None], letter_BT.shape))
     letter_BS = jnp.pad(letter_BT, ((0, 0), (0, 1)), constant_values=c.num_letters)
     return jnp.take_along_axis(letter_BS, place_BT, axis=1).astype(jnp.int32)
 
