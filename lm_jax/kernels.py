@@ -99,15 +99,55 @@ def _project_backward(
 ) -> tuple[Array, Array]:
   x_MD, w_DF = saved
   dy_MF = dy_MF.astype(x_MD.dtype)
-  product = functools.partial(jnp.einsum, preferred_element_type=w_DF.dtype)
-  if w_DF.shape[0] <= w_DF.shape[1]:
-    dw_DF = jax.lax.optimization_barrier(product("MD,MF->DF", x_MD, dy_MF))
-  else:
-    dw_DF = jax.lax.optimization_barrier(product("MF,MD->FD", dy_MF, x_MD)).T
-  return jnp.einsum("MF,DF->MD", dy_MF, w_DF.astype(x_MD.dtype)), dw_DF
+  dx_MD = jnp.einsum("MF,DF->MD", dy_MF, w_DF.astype(x_MD.dtype))
+  return dx_MD, _weight_gradient(x_MD, dy_MF, w_DF.dtype)
+
+
+def _weight_gradient(
+  x_MD: Float[Array, "M D"], dy_MF: Float[Array, "M F"], dtype: jax.typing.DTypeLike
+) -> Float[Array, "D F"]:
+  product = functools.partial(jnp.einsum, preferred_element_type=dtype)
+  if x_MD.shape[1] <= dy_MF.shape[1]:
+    return jax.lax.optimization_barrier(product("MD,MF->DF", x_MD, dy_MF))
+  return jax.lax.optimization_barrier(product("MF,MD->FD", dy_MF, x_MD)).T
 
 
 _project.defvjp(_project_forward, _project_backward)
+
+
+# --- rows of a table ---------------------------------------------------------------------------
+
+FEW_ROWS = 1024
+
+
+def take_rows(table_VD: Float[Array, "V D"], tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
+  """Returns the rows of tokens.
+
+  On an accelerator the gradient of a gather adds rows up in any order: two runs differ in their last bits.
+  That of a small table is a product there instead, in full precision, which has an order, and costs less.
+  """
+  if jax.default_backend() == "cpu" or len(table_VD) > FEW_ROWS:
+    return table_VD[tokens_M]
+  return rows_by_product(table_VD, tokens_M)
+
+
+@jax.custom_vjp
+def rows_by_product(table_VD: Float[Array, "V D"], tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
+  """Returns the rows of tokens; the gradient is a product with their one-hot vectors."""
+  return table_VD[tokens_M]
+
+
+def _rows_by_product_forward(table_VD: Array, tokens_M: Array) -> tuple[Array, tuple[Array, int]]:
+  return table_VD[tokens_M], (tokens_M, len(table_VD))
+
+
+def _rows_by_product_backward(saved: tuple[Array, int], dy_MD: Array) -> tuple[Array, None]:
+  tokens_M, V = saved
+  onehot_MV = jax.nn.one_hot(tokens_M, V, dtype=dy_MD.dtype)
+  return jnp.einsum("MV,MD->VD", onehot_MV, dy_MD, precision=jax.lax.Precision.HIGHEST), None
+
+
+rows_by_product.defvjp(_rows_by_product_forward, _rows_by_product_backward)
 
 
 # --- elementwise ------------------------------------------------------------------------------
@@ -209,7 +249,6 @@ def _token_nll_backward(saved: tuple[Array, Array, Array], dy: Array) -> tuple[A
 token_nll.defvjp(_token_nll_forward, _token_nll_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def chunked_nll(
   x_BPD: Float[Array, "B P D"],
   w_DV: Matrix,
@@ -219,10 +258,35 @@ def chunked_nll(
 ) -> Float[Array, "B P"]:
   """Returns `token_nll(x W + bias, targets)` with the logits of `size` positions at a time, never of all.
 
-  The gradient computes each chunk's logits again, one product more; nothing of size V is kept. Chunks are
-  of positions, so that the batch, which may be spread over devices, stays whole.
+  Not made to be differentiated, see `chunked_loss`. Chunks are of positions, so that the batch, which may be
+  spread over devices, stays whole.
   """
-  return _chunked_nll_forward(x_BPD, w_DV, bias_V, targets_BP, size)[0]
+
+  def chunk(part: tuple[Array, Array]) -> Array:
+    x_BCD, targets_BC = part
+    logits_MV = affine(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, bias_V)
+    return token_nll(logits_MV, targets_BC.reshape(-1)).reshape(targets_BC.shape)
+
+  nll = jax.lax.map(chunk, (_chunks(x_BPD, size), _chunks(targets_BP, size)))
+  return _unchunk(nll, x_BPD.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def chunked_loss(
+  x_BPD: Float[Array, "B P D"],
+  w_DV: Float[Array, "D V"],
+  bias_V: Float[Array, "V"] | None,
+  targets_BP: Int[Array, "B P"],
+  weights_BP: Float[Array, "B P"],
+  size: int,
+) -> Float[Array, ""]:
+  """Returns the sum of weights * `chunked_nll`.
+
+  As the weights are known, all that a chunk's gradient lacks in the forward pass is a factor that all share:
+  it is computed there, while the logits are at hand, and those are computed once (as in the fused losses of
+  arXiv:2410.10989). What is kept for the backward pass are gradients, of the size of x and W.
+  """
+  return (chunked_nll(x_BPD, w_DV, bias_V, targets_BP, size) * weights_BP).sum()
 
 
 def _chunks(x_BP: Shaped[Array, "B P ..."], size: int) -> Shaped[Array, "n B C ..."]:
@@ -245,43 +309,38 @@ def affine(x_MD: Float[Array, "M D"], w_DF: Matrix, bias_F: Float[Array, "F"] | 
   return y_MF if bias_F is None else y_MF + bias_F[None]
 
 
-def _chunked_nll_forward(
-  x_BPD: Array, w_DV: Matrix, bias_V: Array | None, targets_BP: Array, size: int
+def _chunked_loss_forward(
+  x_BPD: Array, w_DV: Array, bias_V: Array | None, targets_BP: Array, weights_BP: Array, size: int
 ) -> tuple[Array, tuple]:
-  P = targets_BP.shape[1]
+  narrow_DV = w_DV.astype(x_BPD.dtype)
 
-  def chunk(part: tuple[Array, Array]) -> tuple[Array, Array]:
-    x_BCD, targets_BC = part
-    logits_MV = affine(x_BCD.reshape(-1, x_BCD.shape[-1]), w_DV, bias_V)
-    nll_M, (_, _, log_total_M) = _token_nll_forward(logits_MV, targets_BC.reshape(-1))
-    return nll_M.reshape(targets_BC.shape), log_total_M.reshape(targets_BC.shape)
-
-  nll, log_total = jax.lax.map(chunk, (_chunks(x_BPD, size), _chunks(targets_BP, size)))
-  return _unchunk(nll, P), (x_BPD, w_DV, bias_V, targets_BP, _unchunk(log_total, P))
-
-
-def _chunked_nll_backward(size: int, saved: tuple, dy_BP: Array) -> tuple[Array, Array, Array | None, None]:
-  x_BPD, w_DV, bias_V, targets_BP, log_total_BP = saved
-  wide = jnp.promote_types(x_BPD.dtype, jnp.float32)
-
-  def chunk(sums: tuple[Array, Array | None], part: tuple[Array, ...]) -> tuple[tuple, Array]:
+  def chunk(sums: tuple[Array, Array | None], part: tuple[Array, ...]) -> tuple[tuple, tuple]:
     dw_DV, dbias_V = sums
-    x_BCD, *rest = part
+    x_BCD, targets_BC, weights_BC = part
     x_MD = x_BCD.reshape(-1, x_BCD.shape[-1])
-    targets_M, log_total_M, dy_M = (y.reshape(-1) for y in rest)
-    logits_MV = affine(x_MD, w_DV, bias_V)
-    dlogits_MV, _ = _token_nll_backward((logits_MV, targets_M, log_total_M), dy_M)
-    dx_MD, more_DV = _project_backward(wide, (x_MD, w_DV), dlogits_MV)
+    logits_MV = affine(x_MD, narrow_DV, bias_V)
+    nll_M, saved = _token_nll_forward(logits_MV, targets_BC.reshape(-1))
+    dlogits_MV, _ = _token_nll_backward(saved, weights_BC.reshape(-1))
+    narrow_MV = dlogits_MV.astype(x_MD.dtype)
+    dx_MD = jnp.einsum("MV,DV->MD", narrow_MV, narrow_DV)
+    dw_DV = dw_DV + _weight_gradient(x_MD, narrow_MV, w_DV.dtype)
     dbias_V = None if dbias_V is None else dbias_V + dlogits_MV.sum(0)
-    return (dw_DV + more_DV, dbias_V), dx_MD.reshape(x_BCD.shape)
+    return (dw_DV, dbias_V), (nll_M.reshape(targets_BC.shape), dx_MD.reshape(x_BCD.shape))
 
-  parts = tuple(_chunks(y, size) for y in (x_BPD, targets_BP, log_total_BP, dy_BP))
+  parts = tuple(_chunks(y, size) for y in (x_BPD, targets_BP, weights_BP))
   zeros = jax.tree.map(jnp.zeros_like, (w_DV, bias_V))
-  (dw_DV, dbias_V), dx = jax.lax.scan(chunk, zeros, parts)
-  return _unchunk(dx, targets_BP.shape[1]), dw_DV, dbias_V, None
+  (dw_DV, dbias_V), found = jax.lax.scan(chunk, zeros, parts)
+  nll_BP, dx_BPD = (_unchunk(y, x_BPD.shape[1]) for y in found)
+  return (nll_BP * weights_BP).sum(), (dx_BPD, dw_DV, dbias_V, nll_BP)
 
 
-chunked_nll.defvjp(_chunked_nll_forward, _chunked_nll_backward)
+def _chunked_loss_backward(size: int, saved: tuple, dy: Array) -> tuple[Array | None, ...]:
+  dx_BPD, dw_DV, dbias_V, nll_BP = saved
+  scaled = lambda g: None if g is None else (dy * g).astype(g.dtype)  # noqa: E731
+  return scaled(dx_BPD), scaled(dw_DV), scaled(dbias_V), None, scaled(nll_BP)
+
+
+chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
 def candidate_scores(

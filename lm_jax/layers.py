@@ -223,7 +223,8 @@ def attend(
   # cuDNN takes documents and prefixes as a bias, whose sides must be even to have a gradient.
   if kernel == "cudnn" and ((documents_BT is None and not prefix) or T % 2 == 0):
     return attention.attend_fused(q_BTNH, k_BTKH, v_BTKH, **who)
-  blocks, recompute = c.query_blocks(T, prefix), c.recomputed_queries(T)
+  blocks = c.query_blocks(T, prefix, jax.default_backend())
+  recompute = c.recomputed_queries(T)
   return attention.attend(q_BTNH, k_BTKH, v_BTKH, **who, blocks=blocks, recompute=recompute)
 
 
@@ -388,9 +389,9 @@ class Embedding(nn.Module):
   def __call__(self, tokens_M: Int[Array, "M"]) -> Float[Array, "M D"]:
     if isinstance(self.table, quantize.Rows):
       return self.table.take(tokens_M)
-    # A gather: the one-hot product is slower even for 12 tokens (experiments/004_kernels). Over fsdp the
-    # table is brought together first: rows whose columns lie on several devices would have to move after.
-    return sharding.constrain(self.table, sharding.VOCAB, None)[tokens_M]
+    # A gather: the one-hot product is slower on a CPU even for 12 tokens (experiments/004_kernels). Over fsdp
+    # the table is brought together first: rows whose columns lie on several devices would have to move after.
+    return kernels.take_rows(sharding.constrain(self.table, sharding.VOCAB, None), tokens_M)
 
   def output_matrix(self) -> Matrix:
     # Rows of the table are those of the output matrix's transpose.

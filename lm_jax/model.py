@@ -33,6 +33,7 @@ class Transformer(nn.Module):
     label_positions: tuple[int, ...] | None = None,
     positions_BP: Int[Array, "B P"] | None = None,
     targets_BP: Int[Array, "B P"] | None = None,
+    weights_BP: Float[Array, "B P"] | None = None,
     candidates_BPC: Int[Array, "B P C"] | None = None,
     documents_BT: Int[Array, "B T"] | None = None,
     prefix_BT: Bool[Array, "B T"] | None = None,
@@ -43,7 +44,8 @@ class Transformer(nn.Module):
   ) -> (
     Float[Array, "B P V"]
     | Float[Array, "B P"]
-    | tuple[Float[Array, "B P *V"], Float[Array, "B 2"]]
+    | Float[Array, ""]
+    | tuple[Float[Array, "..."], Float[Array, "B 2"]]
     | tuple[Float[Array, "B P C"], Bool[Array, "B P C"]]
   ):
     """Returns logits at `label_positions` (default: everywhere, P = T), or -log p(target) there in nats.
@@ -54,6 +56,7 @@ class Transformer(nn.Module):
       label_positions: static positions; the output layer runs on these only.
       positions_BP: the same as data, for each sequence its own.
       targets_BP: asks for NLLs, for which the logits of a large vocabulary are never held at once.
+      weights_BP: asks for the sum of these times the NLLs: a training loss.
       candidates_BPC: asks for (log p of these tokens in nats, whether each is the most likely one of all).
       documents_BT: the document of each token, whose tokens stand together. Tokens see those of their own
         only, and learned and sinusoidal positions count from its first one, so that a document gets the
@@ -93,7 +96,7 @@ class Transformer(nn.Module):
     x_BPD = x_MD.reshape(B, -1, c.d_model)
     if candidates_BPC is not None:
       return kernels.candidate_scores(x_BPD, w_DV, bias_V, candidates_BPC)
-    out = output(c, x_BPD, w_DV, bias_V, targets_BP)
+    out = output(c, x_BPD, w_DV, bias_V, targets_BP, weights_BP)
     return (out, next_B2) if with_next_sentence else out
 
   def _trunk(
@@ -291,14 +294,23 @@ def output(
   x_BPD: Float[Array, "B P D"],
   w_DV: kernels.Matrix,
   bias_V: Float[Array, "V"] | None,
-  targets_BP: Int[Array, "B P"] | None,
-) -> Float[Array, "B P V"] | Float[Array, "B P"]:
-  """Returns logits, or the NLLs of targets by way of all logits where those are small, else in chunks."""
+  targets_BP: Int[Array, "B P"] | None = None,
+  weights_BP: Float[Array, "B P"] | None = None,
+) -> Float[Array, "B P V"] | Float[Array, "B P"] | Float[Array, ""]:
+  """Returns logits, or the NLLs of targets, or their weighted sum.
+
+  NLLs are computed by way of all logits where those are small, else in chunks.
+  """
   B, P, D = x_BPD.shape
-  if targets_BP is not None and (size := c.loss_chunk(B, P)) < P:
+  if targets_BP is not None and (size := c.loss_chunk(B, P, jax.default_backend())) < P:
+    if weights_BP is not None:
+      return kernels.chunked_loss(x_BPD, w_DV, bias_V, targets_BP, weights_BP, size)
     return kernels.chunked_nll(x_BPD, w_DV, bias_V, targets_BP, size)
   logits_BPV = kernels.affine(x_BPD.reshape(-1, D), w_DV, bias_V).reshape(B, P, -1)
-  return logits_BPV if targets_BP is None else kernels.token_nll(logits_BPV, targets_BP)
+  if targets_BP is None:
+    return logits_BPV
+  nll_BP = kernels.token_nll(logits_BPV, targets_BP)
+  return nll_BP if weights_BP is None else (nll_BP * weights_BP).sum()
 
 
 def select(

@@ -18,6 +18,7 @@ LONG_SEQUENCE = 1024  # tokens; attention weights of longer ones are computed ag
 MAX_QUERY_BLOCKS, LONG_QUERY_BLOCKS = 16, 4
 DIRECT_LOGITS = 2**23  # floats; a training step holds the logits of all tokens up to here
 CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**22, 512  # and beyond of so many floats or tokens at a time
+ACCELERATOR_LOGITS = 2**28  # the same two of accelerators (experiments/023_one_gpu)
 
 
 def window_reach(window: int, causal: bool) -> tuple[int, int]:
@@ -115,12 +116,15 @@ class ModelConfig:
     """Dimensions of a head that are rotated."""
     return int(self.rotary_fraction * self.head_dim)
 
-  def query_blocks(self, length: int, prefix: bool = False) -> list[tuple[int, int, int, int]]:
+  def query_blocks(
+    self, length: int, prefix: bool = False, backend: str = "cpu"
+  ) -> list[tuple[int, int, int, int]]:
     """Returns [(first query, end of queries, first key, end of keys that they may see)] covering 0..length.
 
     Blocks are whole `attention_block`s, no more than 16 of them as each is compiled by itself, and about 4
     of a long sequence, whose blocks are loops over `recomputed_queries`. They are one block where every
-    query may see every key, and where such a loop takes the keys in reach of a window only.
+    query may see every key, where such a loop takes the keys in reach of a window only, and up to 1024 tokens
+    on an accelerator, which is as fast with scores that nobody needs and compiles them sooner.
 
     Args:
       prefix: whether some keys are seen from anywhere.
@@ -128,7 +132,8 @@ class ModelConfig:
     left, right = self.reach(length, prefix)
     rows = self.recomputed_queries(length)
     slides = rows is not None and 2 * (left + right + rows) <= length
-    if right >= length - 1 or slides:
+    is_short = backend != "cpu" and length <= LONG_SEQUENCE
+    if right >= length - 1 or slides or is_short:
       return [(0, length, 0, length)]
     blocks = MAX_QUERY_BLOCKS if length <= LONG_SEQUENCE else LONG_QUERY_BLOCKS
     size = self.attention_block * math.ceil(length / (blocks * self.attention_block))
@@ -152,15 +157,18 @@ class ModelConfig:
       return length, 0 if self.causal and not prefix else length
     return window_reach(self.attention_window, self.causal)
 
-  def loss_chunk(self, batch: int, positions: int) -> int:
+  def loss_chunk(self, batch: int, positions: int, backend: str = "cpu") -> int:
     """Returns at how many of the `positions` of a batch the training loss holds logits at a time.
 
     All of them where that is cheap, else a part that is cheap, of at least 512 tokens: every chunk adds to
     the whole gradient of the output matrix, which fewer tokens would not be worth.
     """
-    if batch * positions * self.vocab_size <= DIRECT_LOGITS:
+    direct, chunk = DIRECT_LOGITS, CHUNK_LOGITS
+    if backend != "cpu":
+      direct = chunk = ACCELERATOR_LOGITS
+    if batch * positions * self.vocab_size <= direct:
       return positions
-    tokens = max(CHUNK_LOGITS // self.vocab_size, MIN_CHUNK_TOKENS)
+    tokens = max(chunk // self.vocab_size, MIN_CHUNK_TOKENS)
     return min(positions, max(1, tokens // batch))
 
 

@@ -1,4 +1,4 @@
-"""Training losses. Each returns (sum, count): divided once, after every reduction."""
+"""What models predict, and training losses: sums, divided once by their counts, after every reduction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +18,13 @@ def predict(
   batch: Batch,
   positions: Sequence[int],
   *,
-  nll: bool = False,
+  loss: bool = False,
   dropout_key: jax.Array | None = None,
 ) -> Any:
   """Returns a model's predictions for a batch, at its own positions or else at the static ones.
 
   Args:
-    nll: -log p of the targets [B, P] in place of logits [B, P, V].
+    loss: the sum over targets of weight * -log p, nats, in place of logits [B, P, V].
     dropout_key: none: no dropout.
 
   Returns:
@@ -33,7 +33,8 @@ def predict(
   where = {"label_positions": positions} if batch.positions is None else {"positions_BP": batch.positions}
   return model.apply(
     {"params": params}, batch.tokens, **where,
-    targets_BP=at_positions(batch.targets, batch, positions) if nll else None,
+    targets_BP=at_positions(batch.targets, batch, positions) if loss else None,
+    weights_BP=at_positions(batch.weights, batch, positions) if loss else None,
     documents_BT=batch.documents, prefix_BT=batch.prefix, segments_BT=batch.segments,
     with_next_sentence=batch.next_sentence is not None,
     deterministic=dropout_key is None, rngs=None if dropout_key is None else {"dropout": dropout_key},
@@ -47,23 +48,18 @@ def at_positions(x_BT: Shaped[Array, "B T"], batch: Batch, positions: Sequence[i
   return jnp.take_along_axis(x_BT, batch.positions, axis=1)
 
 
-def token_loss(
-  nll: Float[Array, "*N"], weights: Float[Array, "*N"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Returns the weighted sum of token NLLs and the sum of weights: every objective that predicts tokens."""
-  return (nll * weights).sum(), weights.sum()
-
-
-def token_and_next_sentence_loss(
-  nll: Float[Array, "B P"],
+def with_next_sentence(
+  total: Float[Array, ""],
   weights: Float[Array, "B P"],
   logits_B2: Float[Array, "B 2"],
   follows_B: Int[Array, "B"],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> Float[Array, ""]:
   """Returns a sum whose quotient by the count is the mean token NLL plus the mean next-sentence NLL.
 
   BERT adds the two means (arXiv:1810.04805, section A.2). A sequence's pair counts as often as its tokens
   do, so that there is one count; where all have as many predictions that is the plain mean.
+
+  Args:
+    total: of the token NLLs.
   """
-  total, count = token_loss(nll, weights)
-  return total + (kernels.token_nll(logits_B2, follows_B) * weights.sum(1)).sum(), count
+  return total + (kernels.token_nll(logits_B2, follows_B) * weights.sum(1)).sum()

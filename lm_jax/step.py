@@ -43,11 +43,11 @@ def make_loss(config: Config) -> Callable:
 
   def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     dropout_key = None if config.model.dropout == 0 else key
-    nll = objectives.predict(model, params, batch, positions, nll=True, dropout_key=dropout_key)
+    total = objectives.predict(model, params, batch, positions, loss=True, dropout_key=dropout_key)
     weights = objectives.at_positions(batch.weights, batch, positions)
-    if batch.next_sentence is None:
-      return objectives.token_loss(nll, weights)
-    return objectives.token_and_next_sentence_loss(nll[0], weights, nll[1], batch.next_sentence)
+    if batch.next_sentence is not None:
+      total = objectives.with_next_sentence(total[0], weights, total[1], batch.next_sentence)
+    return total, weights.sum()
 
   return loss
 

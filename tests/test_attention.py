@@ -194,26 +194,28 @@ def test_scale_of_attention(recompute):
 @pytest.mark.parametrize("prefix", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 50])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_query_blocks_cover_each_query_once_and_all_it_may_see(size, causal, window, prefix):
+@pytest.mark.parametrize(("size", "backend"), [(1, "cpu"), (3, "cpu"), (7, "cpu"), (100, "cpu"), (1, "gpu")])
+def test_query_blocks_cover_each_query_once_and_all_it_may_see(size, backend, causal, window, prefix):
   T = 7
   model = reference.tiny(attention_block=size, causal=causal, attention_window=window)
-  blocks = model.query_blocks(T, prefix)
+  blocks = model.query_blocks(T, prefix, backend)
   assert [t for start, end, *_ in blocks for t in range(start, end)] == list(range(T))
   seen = reference.visible(T, causal=causal, window=window, prefix=np.full(T, prefix))
   for start, end, first, stop in blocks:
     keys = np.flatnonzero(seen[start:end].any(0))
     one_block = len(blocks) == 1 and (first, stop) == (0, T)
     assert (first, stop) == (keys.min(), keys.max() + 1) or one_block
-  assert not prefix or len(blocks) == 1
+  assert len(blocks) == 1 or not (prefix or backend == "gpu")
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 1000, 1024, 1025, 4096, 5000, 100_000])
 @pytest.mark.parametrize("size", [8, 64, 200])
 @pytest.mark.parametrize("window", [None, 100, 3000])
-def test_there_are_few_query_blocks_of_whole_loops(length, size, window):
-  blocks = reference.tiny(attention_block=size, attention_window=window).query_blocks(length)
-  assert len(blocks) <= (16 if length <= 1024 else 4)
+@pytest.mark.parametrize(("backend", "most"), [("cpu", 16), ("gpu", 1)])
+def test_there_are_few_query_blocks_of_whole_loops(backend, most, length, size, window):
+  model = reference.tiny(attention_block=size, attention_window=window)
+  blocks = model.query_blocks(length, backend=backend)
+  assert len(blocks) <= (most if length <= 1024 else 4)
   assert all((end - start) % size == 0 for start, end, *_ in blocks[:-1])
 
 

@@ -95,7 +95,8 @@ def test_chunks_of_logits_have_the_bias_and_its_gradient(tie_embeddings, monkeyp
 
   def value_and_grad():
     def loss(params):
-      return Transformer(model).apply({"params": params}, tokens, targets_BP=targets).sum()
+      weights = jnp.ones(targets.shape)
+      return Transformer(model).apply({"params": params}, tokens, targets_BP=targets, weights_BP=weights)
 
     return jax.value_and_grad(loss)(params)
 

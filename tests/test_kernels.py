@@ -32,19 +32,21 @@ TARGETS = np.array([0, 4, 4, 1, 2, 3])
 M, D, F = 6, 5, 9
 
 
-def chunked_nll(size):
-  """Two sequences of three positions, `size` positions at a time."""
-
-  def nll(x, w, bias=None):
-    return kernels.chunked_nll(x.reshape(2, 3, D), w, bias, jnp.asarray(TARGETS.reshape(2, 3)), size).reshape(
-      -1
-    )
-
-  return nll
+WEIGHTS = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 1.0])
 
 
-def plain_nll_of_product(x, w, bias=None):
-  return plain_nll(x @ w if bias is None else x @ w + bias[None])
+def chunked_loss(size):
+  """Of two sequences of three positions, `size` positions at a time."""
+
+  def loss(x, w, bias=None):
+    targets, weights = (jnp.asarray(y.reshape(2, 3)) for y in (TARGETS, WEIGHTS))
+    return kernels.chunked_loss(x.reshape(2, 3, D), w, bias, targets, weights, size)
+
+  return loss
+
+
+def plain_loss(x, w, bias=None):
+  return (plain_nll(x @ w if bias is None else x @ w + bias[None]) * WEIGHTS).sum()
 
 
 CASES = {
@@ -54,10 +56,11 @@ CASES = {
   "layernorm": (lambda x, s: kernels.normalize(x, s, 1e-3, True), plain_normalize(1), [(M, D), (D,)]),
   "rmsnorm": (lambda x, s: kernels.normalize(x, s, 1e-3, False), plain_normalize(0), [(M, D), (D,)]),
   "nll": (lambda x: kernels.token_nll(x, jnp.asarray(TARGETS)), plain_nll, [(M, D)]),
-  "nll in chunks of 1": (chunked_nll(1), plain_nll_of_product, [(M, D), (D, F)]),
-  "nll in chunks of 2": (chunked_nll(2), plain_nll_of_product, [(M, D), (D, F)]),
-  "nll in chunks of 2, with a bias": (chunked_nll(2), plain_nll_of_product, [(M, D), (D, F), (F,)]),
-  "nll in one chunk": (chunked_nll(3), plain_nll_of_product, [(M, D), (D, F)]),
+  "loss in chunks of 1": (chunked_loss(1), plain_loss, [(M, D), (D, F)]),
+  "loss in chunks of 2": (chunked_loss(2), plain_loss, [(M, D), (D, F)]),
+  "loss in chunks of 2, with a bias": (chunked_loss(2), plain_loss, [(M, D), (D, F), (F,)]),
+  "loss in one chunk": (chunked_loss(3), plain_loss, [(M, D), (D, F)]),
+  "rows": (lambda x: kernels.rows_by_product(x, jnp.asarray(TARGETS)), lambda x: x[TARGETS], [(F, D)]),
 }
 
 

@@ -179,6 +179,18 @@ def test_nll_of_targets_is_that_of_the_logits(positions, tie_embeddings, monkeyp
     assert model.loss_chunk(2, targets.shape[1]) == (targets.shape[1] if most > 1 else 2)
     out = Transformer(model).apply({"params": params}, tokens, label_positions=positions, targets_BP=targets)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    weights = jnp.arange(expected.size, dtype=jnp.float32).reshape(expected.shape)
+    loss = Transformer(model).apply(
+      {"params": params}, tokens, label_positions=positions, targets_BP=targets, weights_BP=weights
+    )
+    np.testing.assert_allclose(loss, (weights * expected).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "chunk"), [(2048, 2048), (8192, 5336), (2**20, 5336)])
+def test_an_accelerator_holds_more_logits_at_a_time(tokens, chunk):
+  model = tiny(vocab_size=50_304)
+  assert model.loss_chunk(1, tokens, "gpu") == chunk
+  assert model.loss_chunk(1, tokens) == 512
 
 
 # --- bfloat16 and rematerialization -------------------------------------------------------------------
