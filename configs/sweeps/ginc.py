@@ -23,10 +23,12 @@ from lm_jax import scaling, sweep
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-  n = sweep.arguments(argument, seeds=1, steps=2500, symbols=50, k=10, smoke=False, published=False)
+  n = sweep.arguments(
+    argument, seeds=1, steps=2500, symbols=50, k=10, smoke=False, published=False, deepest=16
+  )
   if n["published"]:
     base = published(n["symbols"], n["k"])
-    rungs = sweep.axis("model.num_layers", (4, 12, 16))
+    rungs = sweep.axis("model.num_layers", [layers for layers in (4, 12, 16) if layers <= n["deepest"]])
   else:
     base = small(60 if n["smoke"] else n["steps"])
     rungs = sweep.chain(*(sweep.fixed(model=scaling.width_ladder(d)) for d in (16, 32, 64)))

@@ -3,6 +3,7 @@
     lm-jax sweep --config=configs/sweeps/khop.py --workdir=runs/khop
     lm-jax sweep --config=configs/sweeps/khop.py:smoke --workdir=runs/khop_smoke     does it run: 60 steps
     lm-jax sweep --config=configs/sweeps/khop.py:published --workdir=runs/khop_gpu    100k steps, on a GPU
+    lm-jax sweep --config=configs/sweeps/khop.py:published,width=256,deepest=3 --workdir=runs/khop_gpu
 
 Strings of 32 of 4 letters, k = 0 to 4; two widths, whose lines join depths. Cost: 4 minutes on 2 cores a seed
 (6 of CPU time). Error is 1 - `token_accuracy` in the rows of the tasks khop_k0 to khop_k4: the share of
@@ -17,10 +18,15 @@ import ml_collections
 
 from lm_jax import scaling, sweep
 
+# A step of the published runs takes a millisecond on a GPU.
+LONG = {"steps_per_dispatch": 500, "log_every": 500, "checkpoint_every": 10_000}
+
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-  n = sweep.arguments(argument, seeds=1, steps=1500, smoke=False, published=False)
+  n = sweep.arguments(argument, seeds=1, steps=1500, smoke=False, published=False, width=0, deepest=6)
   depths, widths = ((2, 3, 4, 5, 6), (128, 256)) if n["published"] else ((1, 2, 3, 4), (32, 64))
+  depths = [layers for layers in depths if layers <= n["deepest"]]
+  widths = (n["width"],) if n["width"] else widths
   base = published() if n["published"] else small(60 if n["smoke"] else n["steps"])
   # A line is a width, and its points are depths.
   rungs = [
@@ -55,4 +61,5 @@ def published() -> dict:
     "optimizer": {"learning_rate": 1e-4, "schedule": "linear", "final_fraction": 0.0, "beta2": 0.999,
                   "weight_decay": 0.01, "decay_mask": "all", "warmup_steps": 1000, "clip_norm": None},
     "eval": {"num_examples": 1700, "batch_size": 340},
+    "runtime": LONG,
   }  # fmt: skip

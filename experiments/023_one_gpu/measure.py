@@ -24,19 +24,19 @@ GPU, KHOP, GINC = (
 LIMIT_S = 150  # of a process
 REPEATS = 5
 
-# Of chunks of logits, floats: the loss holds no more than so many at a time.
-CHUNKS = {"2^22": 2**22, "2^26": 2**26, "2^28": 2**28, "2^30": 2**30}
+# "chunk": floats of logits that the loss holds at a time.
 TRAINING = [
-  {"shape": "gpt2", "way": "as it is"},
-  {"shape": "gpt2", "way": "logits 2^28", "chunk": 2**28},
+  {"shape": "gpt2", "way": "lm_jax"},
   {"shape": "gpt2", "way": "nanoGPT, compiled"},
-  {"shape": "gpt2", "way": "logits 2^30", "chunk": 2**30},
-  {"shape": "gpt2", "way": "logits 2^28, blocks", "chunk": 2**28, "model.attention": "blocks"},
-  {"shape": "gpt2", "way": "logits 2^28, float32", "chunk": 2**28, "model.dtype": "float32"},
-  {"shape": "gpt2", "way": "logits 2^28, layers unrolled", "chunk": 2**28, "model.scan_layers": False},
-  {"shape": "gpt2_medium", "way": "logits 2^28", "chunk": 2**28},
-  {"shape": "llama_1b", "way": "logits 2^28", "chunk": 2**28},
-  {"shape": "llama_1b", "way": "logits 2^28, blocks computed again", "chunk": 2**28, "model.remat": "block"},
+  {"shape": "gpt2", "way": "lm_jax, logits 2^22", "chunk": 2**22},
+  {"shape": "gpt2", "way": "lm_jax, all logits", "chunk": 2**31},
+  {"shape": "gpt2", "way": "lm_jax, layers scanned", "model.scan_layers": True},
+  {"shape": "gpt2", "way": "lm_jax, blocks of attention", "model.attention": "blocks"},
+  {"shape": "gpt2", "way": "lm_jax, float32", "model.dtype": "float32"},
+  {"shape": "gpt2_medium", "way": "lm_jax"},
+  {"shape": "gpt2_medium", "way": "nanoGPT, compiled"},
+  {"shape": "llama_1b", "way": "lm_jax"},
+  {"shape": "llama_1b", "way": "lm_jax, blocks computed again", "model.remat": "block"},
 ]
 ATTENTION = [
   {"T": T, "way": "cudnn" if block is None else f"blocks of {block}", "block": block}
@@ -69,7 +69,7 @@ def training(shape: str, way: str, chunk: int | None = None, **fields: Any) -> d
   from lm_jax.launch import benchmarks
 
   if chunk:
-    model_config.DIRECT_LOGITS, model_config.CHUNK_LOGITS = chunk, chunk
+    model_config.ACCELERATOR_LOGITS = chunk
   config = config_file.load(f"{GPU}:{shape}", [(name, str(value).lower()) for name, value in fields.items()])
   return of_bench(benchmarks.one(shape, config, num_steps=20, core=None))
 
