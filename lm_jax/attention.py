@@ -51,6 +51,15 @@ def attention_backend() -> str:
   return "gpu" if float(capability) >= 8 else f"compute capability {capability}"
 
 
+def can_be_fused(length: int, *, causal: bool, masked: bool) -> bool:
+  """Whether `attend_fused` takes so many tokens: jax asks for an even number where there is a gradient.
+
+  Args:
+    masked: by documents or a prefix.
+  """
+  return length % 2 == 0 or (causal and not masked)
+
+
 # --- who sees whom ------------------------------------------------------------------------------
 
 
@@ -118,22 +127,27 @@ def attend_fused(
 ) -> Float[Array, "B T N H"]:
   """`attend` by `jax.nn.dot_product_attention`: cuDNN's flash attention (arXiv:2205.14135), never [T, S].
 
-  Documents and a prefix are the exception: they go to cuDNN as a [B, 1, T, S] bias in the dtype of q.
+  Documents and a prefix are the exception: they go to cuDNN as a [B, 1, T, S] bias in the dtype of q. An odd
+  number of causal tokens gets one more, which no other sees.
 
   Args:
     implementation: "xla" takes the same arguments on any backend, for tests.
   """
   (B, T), S = q_BTNH.shape[:2], k_BSKH.shape[1]
+  masked = documents_BS is not None or prefix_BS is not None
+  if T % 2 and T == S and can_be_fused(T, causal=causal, masked=masked):
+    q_BTNH, k_BSKH, v_BSKH = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q_BTNH, k_BSKH, v_BSKH))
   how: dict[str, Any] = {"is_causal": causal}
   if window is not None:
     how["local_window_size"] = window_reach(window, causal)
-  if documents_BS is not None or prefix_BS is not None:
+  if masked:
     mask = visible(np.arange(T), np.arange(S), causal=causal, window=window,
                    documents_BS=documents_BS, prefix_BS=prefix_BS)  # fmt: skip
     how = {"mask": jnp.broadcast_to(mask[:, None], (B, 1, T, S))}
-  return jax.nn.dot_product_attention(
+  out_BTNH = jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH, scale=scale, implementation=implementation, **how
   )
+  return out_BTNH[:, :T]
 
 
 def attend(

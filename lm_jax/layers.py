@@ -220,8 +220,9 @@ def attend(
   who: dict[str, Any] = {"causal": c.causal, "window": c.attention_window}
   kernel = attention.attention_kernel(c.attention, attention.attention_backend(), c.dtype, c.head_dim, **who)
   who |= {"documents_BS": documents_BT, "prefix_BS": prefix_BT}
-  # cuDNN takes documents and prefixes as a bias, whose sides must be even to have a gradient.
-  if kernel == "cudnn" and ((documents_BT is None and not prefix) or T % 2 == 0):
+  if kernel == "cudnn" and attention.can_be_fused(
+    T, causal=c.causal, masked=documents_BT is not None or prefix
+  ):
     return attention.attend_fused(q_BTNH, k_BTKH, v_BTKH, **who)
   blocks = c.query_blocks(T, prefix, jax.default_backend())
   recompute = c.recomputed_queries(T)
