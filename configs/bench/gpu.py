@@ -1,4 +1,4 @@
-"""Benchmark for one GPU: published sizes in bfloat16, of 124M, 354M and 1.2B parameters.
+"""Benchmark for one GPU: published sizes in bfloat16, of 124M, 354M and 1.2B parameters, layers scanned.
 
 lm-jax bench --config=configs/bench/gpu.py:gpt2 --steps=20
 lm-jax bench --config=configs/bench/gpu.py:gpt2_medium --config=configs/bench/gpu.py:llama_1b --steps=10
@@ -33,7 +33,7 @@ def get_config(argument: str = "gpt2") -> ml_collections.ConfigDict:
     {
       "study": "bench",
       "task": {"name": "noisy_majority", "num_symbols": VOCABULARY, "length": LENGTH},
-      "model": model | {"dtype": "bfloat16"},
+      "model": model | {"dtype": "bfloat16", "scan_layers": True},
       "optimizer": {"beta2": 0.95, "weight_decay": 0.1, "clip_norm": 1.0},
       "train": {"batch_size": batch_size},
     }

@@ -143,22 +143,25 @@ def of_attention() -> list[dict]:
 def of_loss() -> list[dict]:
   rows = []
   for M, D, V in LOSSES:
-    x_1MD, w_DV, dy_1M = normal((1, M, D), (D, V), (1, M))
+    x_1MD, w_DV, weights_1M = normal((1, M, D), (D, V), (1, M))
     targets_1M = jax.random.randint(jax.random.key(1), (1, M), 0, V)
-    args = ((x_1MD, w_DV / math.sqrt(D)), (targets_1M,), dy_1M)
+    args = ((x_1MD, w_DV / math.sqrt(D)), (targets_1M, weights_1M), jnp.float32(1))
     held = ModelConfig(vocab_size=V, d_model=D).loss_chunk(1, M)
     variants = []
     for tokens in (n for n in CHUNKS if n < M):
       row = {"M": M, "D": D, "V": V, "tokens": tokens, "chosen": held == (tokens or M)}
-      variants.append((row, both_ways(functools.partial(nll, tokens=tokens)), args))
+      variants.append((row, both_ways(functools.partial(loss, tokens=tokens)), args))
     rows += in_turns(variants)
   return rows
 
 
-def nll(x_BPD: jax.Array, w_DV: jax.Array, targets_BP: jax.Array, tokens: int) -> jax.Array:
+def loss(
+  x_BPD: jax.Array, w_DV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array, tokens: int
+) -> jax.Array:
   if tokens == ALL:
-    return kernels.token_nll(model.output(ModelConfig(), x_BPD, w_DV, None, None), targets_BP)
-  return kernels.chunked_nll(x_BPD, w_DV, None, targets_BP, tokens)
+    nll_BP = kernels.token_nll(model.output(ModelConfig(), x_BPD, w_DV, None), targets_BP)
+    return (nll_BP * weights_BP).sum()
+  return kernels.chunked_loss(x_BPD, w_DV, None, targets_BP, weights_BP, tokens)
 
 
 def of_training() -> list[dict]:

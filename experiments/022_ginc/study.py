@@ -15,6 +15,7 @@ COMMANDS = ("lm-jax sweep --config={here}/config.py --workdir={workdir}",)
 
 SIZES = ("d16 L2", "d32 L2", "d64 L2", "d32 L1", "d32 L4")
 SHOWN = (0, 1, 4, 16)
+SHOWN_OF_64 = (0, 1, 4, 16, 32, 64)
 LAST_STEPS = 500  # over which the training loss is averaged
 # Xie et al. (arXiv:2111.02080), examples of 10 tokens, 64 of them: {layers: accuracies}.
 PUBLISHED_SYMBOLS = (50, 100, 150)
@@ -112,7 +113,16 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
   )
   published = tables["published"].pivot(index="layers", columns="symbols", values="accuracy")
   shown = published.map(study_text.number).add_suffix(" symbols").reset_index()
-  return {"runs": study_text.table(pd.DataFrame(lines)), "published": study_text.table(shown)}
+  gpu = tables["gpu"].set_index("examples")
+  own = {"layers": "4", "symbols": "50"} | {
+    f"n = {n}": f"{study_text.number(gpu.at[n, 'accuracy'])} ± {study_text.number(gpu.at[n, 'stderr'])}"
+    for n in SHOWN_OF_64
+  }
+  return {
+    "runs": study_text.table(pd.DataFrame(lines)),
+    "published": study_text.table(shown),
+    "gpu": study_text.table(pd.DataFrame([own])),
+  }
 
 
 def _mean(values: pd.Series) -> str:
@@ -130,6 +140,9 @@ def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     "rank correlation of loss and accuracy": runs["loss"].corr(runs["accuracy_16"], method="spearman"),
     "least distance from the best": best - runs["accuracy_16"].max(),
   }
+  together["published less the GPU's, 4 layers, 50 symbols"] = (
+    PUBLISHED[4][0] - tables["gpu"].set_index("examples").at[64, "accuracy"]
+  )
   return together | {
     f"{a} less {b}: {column}": float(np.round(mean.at[a, column] - mean.at[b, column], 5))
     for a, b in pairs

@@ -1,4 +1,4 @@
-"""What one GPU does: training beside nanoGPT's, attention, populations, small models, the bits of a run.
+"""What one GPU does: training beside nanoGPT's, its kernels, attention, populations, small models, bits.
 
     NANOGPT=/path/to/nanoGPT python experiments/023_one_gpu/measure.py OUTPUT [PART ...]
 
@@ -6,12 +6,16 @@ Writes OUTPUT/PART.csv of each part, by default of all, a row as soon as it is m
 by the clock. Each row is measured in a process of its own, and what failed is told and left out.
 """
 
+import collections
 import csv
+import gzip
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +32,9 @@ REPEATS = 5
 TRAINING = [
   {"shape": "gpt2", "way": "lm_jax"},
   {"shape": "gpt2", "way": "nanoGPT, compiled"},
-  {"shape": "gpt2", "way": "lm_jax, logits 2^22", "chunk": 2**22},
+  {"shape": "gpt2", "way": "lm_jax, logits of 2^22", "chunk": 2**22},
   {"shape": "gpt2", "way": "lm_jax, all logits", "chunk": 2**31},
-  {"shape": "gpt2", "way": "lm_jax, layers scanned", "model.scan_layers": True},
+  {"shape": "gpt2", "way": "lm_jax, layers unrolled", "model.scan_layers": False},
   {"shape": "gpt2", "way": "lm_jax, blocks of attention", "model.attention": "blocks"},
   {"shape": "gpt2", "way": "lm_jax, float32", "model.dtype": "float32"},
   {"shape": "gpt2_medium", "way": "lm_jax"},
@@ -47,15 +51,17 @@ ATTENTION_TOKENS, HEADS, HEAD_DIM = 16384, 12, 64
 POPULATIONS = [{"width": width, "members": members} for width in (16, 64) for members in (1, 8, 64)]
 POPULATION_STEPS = 50
 SMALL = [
-  {"sweep": KHOP, "argument": "published", "study": "khop", "width": width, "layers": layers}
+  {"sweep": KHOP, "argument": "published", "study": "khop", "width": width, "layers": layers, "way": "lm_jax"}
   for width in (256, 128)
   for layers in (2, 3, 4, 5)
 ]
 SMALL += [
-  {"sweep": GINC, "argument": "published", "study": "ginc", "width": 768, "layers": layers}
+  {"sweep": GINC, "argument": "published", "study": "ginc", "width": 768, "layers": layers, "way": "lm_jax"}
   for layers in (4, 12)
 ]
-BITS = [{"width": width} for width in (64,)]
+KERNELS = [{"shape": "gpt2", "way": "lm_jax"}]
+LEAST_MS = 0.05  # a step, of a kernel that is written down
+BITS = [{"width": 64, "way": "lm_jax"}]
 
 
 # --- each in a process of its own --------------------------------------------------------------------
@@ -228,7 +234,7 @@ def populations(width: int, members: int) -> dict[str, Any]:
   }
 
 
-def small(sweep: str, argument: str, study: str, width: int, layers: int) -> dict[str, Any]:
+def small(sweep: str, argument: str, study: str, width: int, layers: int, way: str) -> dict[str, Any]:
   """Returns the speed of a cell of a sweep."""
   from lm_jax import config_file
   from lm_jax.launch import benchmarks
@@ -241,7 +247,37 @@ def small(sweep: str, argument: str, study: str, width: int, layers: int) -> dic
   return of_bench(benchmarks.one(study, config, num_steps=100, core=None))
 
 
-def bits(width: int) -> dict[str, Any]:
+def kernels(shape: str, way: str) -> list[dict[str, Any]]:
+  """Returns what each kernel of a step takes, as the GPU's own clock saw it."""
+  import jax
+
+  from lm_jax import config_file, programs
+
+  config, steps = config_file.load(f"{GPU}:{shape}"), 3
+  _, engine = programs.make([config])
+  s, _ = jax.block_until_ready(engine.run(engine.start([config]), 0, steps))
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      jax.block_until_ready(engine.run(s, steps, steps))
+    (path,) = Path(folder).rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+  threads = {
+    (e["pid"], e["tid"]): e["args"]["name"] for e in events
+    if (e.get("ph"), e["name"]) == ("M", "thread_name")
+  }  # fmt: skip
+  ms: collections.Counter[str] = collections.Counter()
+  calls: collections.Counter[str] = collections.Counter()
+  for e in events:
+    if e.get("ph") == "X" and threads.get((e["pid"], e["tid"]), "").startswith("Stream"):
+      ms[e["name"]] += e["dur"] / 1e3 / steps
+      calls[e["name"]] += 1
+  return [
+    {"kernel": name[:70], "calls": round(calls[name] / steps, 1), "ms": round(of_step, 4)}
+    for name, of_step in ms.most_common() if of_step >= LEAST_MS
+  ]  # fmt: skip
+
+
+def bits(width: int, way: str) -> dict[str, Any]:
   """Returns whether two runs of one cell have the same bits."""
   import jax
   import numpy as np
@@ -264,23 +300,24 @@ def bits(width: int) -> dict[str, Any]:
 PARTS: dict[str, tuple[Callable, list[dict]]] = {
   "training": (training, TRAINING), "attention": (attention, ATTENTION),
   "populations": (populations, POPULATIONS), "small": (small, SMALL), "bits": (bits, BITS),
+  "kernels": (kernels, KERNELS),
 }  # fmt: skip
 
 
 # --- all of them --------------------------------------------------------------------------------------
 
 
-def measured(part: str, row: dict[str, Any]) -> dict[str, Any] | None:
-  """Returns a row with what was measured, or none if its process failed, which says why."""
+def measured(part: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+  """Returns a row with what was measured, or several, or none if its process failed, which says why."""
   start, words = time.perf_counter(), [sys.executable, __file__, "--one", part, json.dumps(row)]
   try:
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False)
   except subprocess.TimeoutExpired:
     print(f"{part} {row}: took longer than {LIMIT_S} s", file=sys.stderr, flush=True)
-    return None
+    return []
   if done.returncode:
     print(f"{part} {row}: exit code {done.returncode}", file=sys.stderr, flush=True)
-    return None
+    return []
   found = json.loads(done.stdout.splitlines()[-1])
   print(f"{part} {row}: {found} ({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
   labels = {
@@ -288,10 +325,12 @@ def measured(part: str, row: dict[str, Any]) -> dict[str, Any] | None:
     for name, value in row.items()
     if name not in ("sweep", "argument", "chunk", "block") and "." not in name
   }
-  return labels | found
+  return [labels | one for one in (found if isinstance(found, list) else [found])]
 
 
 def main(output: Path, parts: list[str]) -> None:
+  if shutil.which("nvidia-smi") is None:
+    sys.exit("there is no NVIDIA GPU here: nvidia-smi is not found")
   output.mkdir(parents=True, exist_ok=True)
   for part in parts or PARTS:
     part, _, first = part.partition(":")  # "training:3": the first three
@@ -299,12 +338,12 @@ def main(output: Path, parts: list[str]) -> None:
     with (output / f"{part}.csv").open("w", newline="", encoding="utf-8") as file:
       writer = None
       for row in rows[: int(first or len(rows))]:
-        if found := measured(part, row):
-          writer = writer or csv.DictWriter(file, found, lineterminator="\n")
-          if file.tell() == 0:
+        for found in measured(part, row):
+          if writer is None:
+            writer = csv.DictWriter(file, found, lineterminator="\n")
             writer.writeheader()
           writer.writerow(found)
-          file.flush()
+        file.flush()
 
 
 if __name__ == "__main__":
