@@ -12,6 +12,9 @@ Of a choice among C, gold g, log p(c) the sum over a choice's tokens:
                   last query has no content (contextual calibration, arXiv:2102.09690).
   accuracy_mutual_info   accuracy of log p(c) - log p(c | "Answer:"): what the question adds to how likely a
                   choice is anyway (arXiv:2005.14165, section 2.4).
+  balanced_accuracy   the mean over places of the gold choice, first to last, of the accuracy of the items
+                  that have it there: a model that names the same label, or letter, whatever is asked, gets
+                  1/C. Where all items have C choices, and each place is gold in some.
   ece, aurc       over all items: lm_jax/confidence.py, the confidence being the largest p.
 Of a text that goes on in one way:
   exact_match     1 if each of its tokens is the likeliest one: greedy decoding would write it.
@@ -208,10 +211,27 @@ def _of_answers(task: FewShotTask, results: Sequence[Result]) -> list[Score]:
     value, stderr, n = metrics.mean_and_stderr(np.array([result.scores[name] for result in results]))
     scores.append(Score(name, value, stderr, n, chance=chance if name in WITH_CHANCE else None))
   if task.kind == "choice":
-    scores += _of_confidence(results)
+    scores += _of_balance(results) + _of_confidence(results)
   if task.kind == "generation":
     scores += _of_corpus(task, results) + _of_written_confidence(task, results)
   return scores
+
+
+def _of_balance(results: Sequence[Result]) -> list[Score]:
+  numbers = {len(result.asked.item.choices) for result in results}
+  places = [result.asked.item.gold for result in results]
+  if len(numbers) > 1 or set(places) != set(range(*numbers)):
+    return []
+  (C,), place_N = numbers, np.array(places)
+  right_N = np.array([result.scores["accuracy"] for result in results])
+  recalls = [metrics.mean_and_stderr(right_N[place_N == place]) for place in range(C)]
+  squares = [math.nan if stderr is None else stderr**2 for _, stderr, _ in recalls]
+  stderr = math.sqrt(sum(squares)) / C
+  value = float(np.mean([recall for recall, *_ in recalls]))
+  # Of one item of a place the variance is not known.
+  return [
+    Score("balanced_accuracy", value, None if math.isnan(stderr) else stderr, len(results), chance=1 / C)
+  ]
 
 
 def _of_confidence(results: Sequence[Result]) -> list[Score]:

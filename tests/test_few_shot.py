@@ -10,10 +10,12 @@ import reference
 
 from lm_jax import few_shot, tokenizers
 from lm_jax.few_shot import FewShotTask, Item
-from lm_jax.few_shot_scores import of_choice
+from lm_jax.few_shot_prompts import Asked
+from lm_jax.few_shot_scores import Result, means, of_choice
 from lm_jax.pretrained import Pretrained
 from lm_jax.reader import ModelReader
 from lm_jax.scorer import Likelihood
+from lm_jax.scores import Score
 from lm_jax.strict import ConfigError
 
 TASK = few_shot.association()
@@ -170,14 +172,54 @@ def test_knowing_all_scores_1(task):
   assert found["choice_prob"].value == pytest.approx(p_gold)
   assert found["brier"].value == pytest.approx((1 - p_gold) ** 2 + (C - 1) * p_other**2)
   assert found["target_brier"].value == pytest.approx((1 - p_gold) ** 2)
-  assert set(found) == {
+  assert set(found) - {"balanced_accuracy"} == {
     "accuracy", "accuracy_norm", "accuracy_bytes", "nll", "choice_prob", "brier", "target_brier",
     "ece", "aurc",
   }  # fmt: skip
+  every_place = {item.gold for item in task.sample(50)} == set(range(C))
+  assert ("balanced_accuracy" in found) == every_place
+  assert not every_place or found["balanced_accuracy"].value == 1
   without = [name for name, score in found.items() if score.chance is None]
   assert without == ["nll", "brier", "target_brier", "ece", "aurc"]
   # Worse than the others: never right.
   assert by_metric(few_shot.evaluate(task, Oracle(task, 2), (4,), 50, seed=0), 4)["accuracy"].value == 0
+
+
+def answered(golds: list[int], answers: list[int], num_choices: int) -> dict[str, Score]:
+  """Returns the scores of items of which a model gives one answer each."""
+  choices = tuple(f" {c}" for c in range(num_choices))
+  items = tuple(Item(str(i), f"q{i}:", choices, gold) for i, gold in enumerate(golds))
+  results = []
+  for item, answer in zip(items, answers, strict=True):
+    found = [Likelihood(-1.0 - (c != answer), 1, False) for c in range(num_choices)]
+    log_p = tuple(one.log_p for one in found)
+    results.append(Result(Asked(item, 0, (), ()), of_choice(item, found), log_p=log_p))
+  return {score.metric: score for score in means(FewShotTask("t", items, ()), results, 0)}
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_an_answer_that_is_always_the_same_has_a_balanced_accuracy_of_chance(answer):
+  found = answered([0] * 31 + [1] * 19, [answer] * 50, 2)
+  assert found["accuracy"].value == pytest.approx([0.62, 0.38][answer])
+  balanced = found["balanced_accuracy"]
+  assert (balanced.value, balanced.stderr, balanced.chance, balanced.n_items) == (0.5, 0, 0.5, 50)
+
+
+def test_balanced_accuracy_is_the_mean_of_recalls():
+  """Its standard error is that of the mean of independent samples, one a place."""
+  rng = np.random.default_rng(0)
+  golds, answers = rng.choice(3, 300, p=[0.6, 0.3, 0.1]), rng.integers(0, 3, 300)
+  balanced = answered(golds.tolist(), answers.tolist(), 3)["balanced_accuracy"]
+  right = [(answers == golds)[golds == place] for place in range(3)]
+  assert balanced.value == pytest.approx(np.mean([r.mean() for r in right]))
+  draws = [np.mean([rng.choice(r, len(r)).mean() for r in right]) for _ in range(4000)]
+  assert balanced.stderr == pytest.approx(np.std(draws), rel=0.06)
+
+
+def test_balanced_accuracy_is_missing_where_a_place_is_never_right():
+  assert "balanced_accuracy" not in answered([0, 0, 1], [0, 0, 1], 3)
+  alone = answered([0, 0, 1], [0, 0, 1], 2)["balanced_accuracy"]
+  assert (alone.value, alone.stderr) == (1, None)
 
 
 def test_accuracy_norm_divides_by_characters():
@@ -219,7 +261,7 @@ def test_models_are_scored_by_the_same_prompts(kind):
   accuracy = by_metric(few_shot.evaluate(alone, own, (1,), 8, seed=0), 1)["accuracy"]
   assert accuracy.value == (np.argmax([f.log_p for f in found]) == item.gold)
   assert accuracy.stderr is None
-  assert len(scores) == 18
+  assert len(scores) == 20
   assert all(math.isfinite(score.value) for score in scores)
 
 

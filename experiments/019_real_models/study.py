@@ -34,7 +34,10 @@ def _name(model: str) -> str:
 
 
 def _answers(workdir: Path) -> pd.DataFrame:
-  """Returns how often the commonest choice (first, second, ...) is made, and how often it is right."""
+  """Returns how often the commonest choice (first, second, ...) is made, and how often it is right.
+
+  Also the mean of the recalls of all choices, which a constant answer has of 1 over their number.
+  """
   lines = (workdir / "results.jsonl").read_text(encoding="utf-8").splitlines()
   found = []
   for row in {row["key"]: row for row in map(json.loads, lines)}.values():
@@ -46,6 +49,7 @@ def _answers(workdir: Path) -> pd.DataFrame:
     found.append({
       "task": row["task"], "model": _name(row["model"]), "shots": row["n_shots"], "seed": row["seed"],
       "most_given": (given == most).mean(), "right": (items["gold"] == most).mean(),
+      "balanced": (given == items["gold"]).groupby(items["gold"]).mean().mean(),
     })  # fmt: skip
   names = ["task", "model", "shots", "seed"]
   table = pd.DataFrame(found).sort_values(names, ignore_index=True)
@@ -92,6 +96,7 @@ def _demonstrations(shots: int) -> str:
 def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
   found = _accuracy(tables["scores"])
   most = tables["answers"].groupby(["task", "model"])["most_given"].mean()
+  balanced = tables["answers"].groupby(["task", "model", "shots"])["balanced"].mean()
   lines = []
   for (task, model), own in found.groupby(["task", "model"]):
     chance = own["chance"].iloc[0]
@@ -101,5 +106,9 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
         f"{study_text.number(row['value'])} ± {study_text.number(row['stderr'])}"
       )
     given = most.get((task, model))
-    lines.append(line | {"most given": "" if given is None else study_text.number(given, 2)})
+    line["most given"] = "" if given is None else study_text.number(given, 2)
+    line["balanced"] = (
+      "" if given is None else " / ".join(study_text.number(value, 2) for value in balanced[task, model])
+    )
+    lines.append(line)
   return {"scores": study_text.table(pd.DataFrame(lines))}

@@ -13,7 +13,7 @@ from lm_jax.analysis.figures.style import GREY, HUES, LINES, MARKERS, palette
 
 NAMES = look.NAMES | {
   "accuracy_norm": "Accuracy, by characters", "accuracy_bytes": "Accuracy, by bytes",
-  "accuracy_calibrated": "Accuracy, calibrated",
+  "accuracy_calibrated": "Accuracy, calibrated", "balanced_accuracy": "Balanced accuracy",
   "choice_prob_calibrated": "Probability of the right choice, calibrated",
   "target_brier": "Target Brier score", "ece": "Expected calibration error",
   "aurc": "Area under the risk-coverage curve", "auroc": "AUROC, right from wrong answers",
@@ -32,6 +32,8 @@ DEFINITIONS = {
   "accuracy_bytes": "the same of log-likelihoods divided by a choice's UTF-8 bytes",
   "accuracy_calibrated": "the same of p(choice) divided by its mean after queries without content "
   "(arXiv:2102.09690)",
+  "balanced_accuracy": "mean over places of the right choice of the share of items that are right; the same "
+  "answer whatever is asked gets chance; discontinuous, higher is better",
   "exact_match": "share of items answered in the very words of a reference; of a continuation, those that "
   "greedy decoding would write; discontinuous, higher is better",
   "nll": "mean negative log-likelihood of the right answer, nats a token; continuous, lower is better",
@@ -60,7 +62,8 @@ DISCONTINUOUS = (
 CONTINUOUS = ("choice_prob", "nll", "f1", "rougeL", "chrf", "bleu", "edit_similarity", "rouge1", "rouge2")
 _LETTERS_PER_INCH = 23  # of the key
 _OF_ALL_ITEMS = (
-  "ece", "aurc", "auroc", "abstention_auroc", "abstention_score", "abstention_rate", "hallucination_rate",
+  "balanced_accuracy", "ece", "aurc", "auroc", "abstention_auroc", "abstention_score", "abstention_rate",
+  "hallucination_rate",
 )  # fmt: skip
 
 
