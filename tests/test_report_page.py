@@ -2,19 +2,18 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 import synthetic_study as synthetic
+from browser import CHROMIUM, needs_browser
 from test_analysis import EDGES, EVIL
 
 from lm_jax.analysis import curve_table, frame
 from lm_jax.analysis.report import compare, page, report
 
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = needs_browser
 
 # Collects what went wrong, waits for figures that are drawn later, leaves in the page what SCRIPT has `seen`.
 HARNESS = """
