@@ -70,33 +70,38 @@ def _peak(device: Device, dtype: str) -> float:
 
 def _costs(c: Config, speed: float, device: Device | None, usd_per_hour: float | None) -> dict[str, Any]:
   """Returns what one cell costs in time, memory and money."""
-  memory, seconds = scaling.memory_bytes(c), scaling.seconds(c, speed)
-  room = None if device is None else device.memory_bytes
+  backend, seconds = _backend(device), scaling.seconds(c, speed)
+  memory, room = scaling.memory_bytes(c, backend), None if device is None else device.memory_bytes
   return {
     "memory_bytes": memory, "fits": None if room is None else memory <= room,
-    "would_fit": None if room is None or memory <= room else would_fit(c, room),
+    "would_fit": None if room is None or memory <= room else would_fit(c, room, backend),
     "flops_per_second": speed, "seconds": seconds, "hours": seconds / 3600,
     "usd": None if usd_per_hour is None else seconds / 3600 * usd_per_hour,
   }  # fmt: skip
 
 
-def would_fit(c: Config, room: int) -> list[str]:
+def _backend(device: Device | None) -> str:
+  """Returns what `scaling.memory_bytes` asks: NVIDIA's GPUs from Ampere on have cuDNN's attention."""
+  return "gpu" if device and device.precision_float32 == "tf32" else "cpu"
+
+
+def would_fit(c: Config, room: int, backend: str = "cpu") -> list[str]:
   """Returns the changes, as flags of the command line, each of which alone makes a run fit; none may."""
   found = []
   for splits in range(c.train.grad_accum_steps + 1, c.train.batch_size + 1):
     train = dataclasses.replace(c.train, grad_accum_steps=splits)
-    if c.train.batch_size % splits == 0 and _fits(dataclasses.replace(c, train=train), room):
+    if c.train.batch_size % splits == 0 and _fits(dataclasses.replace(c, train=train), room, backend):
       found.append(f"--config.train.grad_accum_steps={splits}")
       break
   for field, value in (("remat", "block"), ("dtype", "bfloat16")):
     change: dict[str, Any] = {field: value}
-    if _fits(dataclasses.replace(c, model=dataclasses.replace(c.model, **change)), room):
+    if _fits(dataclasses.replace(c, model=dataclasses.replace(c.model, **change)), room, backend):
       found.append(f"--config.model.{field}={value}")
   return found
 
 
-def _fits(c: Config, room: int) -> bool:
-  return scaling.memory_bytes(c) <= room
+def _fits(c: Config, room: int, backend: str) -> bool:
+  return scaling.memory_bytes(c, backend) <= room
 
 
 def makespan(seconds: list[float], workers: int) -> float:

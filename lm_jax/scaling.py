@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from lm_jax.config import Config
-from lm_jax.model_config import ModelConfig
+from lm_jax.model_config import ModelConfig, cudnn_obstacle
 from lm_jax.strict import ConfigError
 from lm_jax.task_configs import loss_positions, objective
 
@@ -30,6 +30,9 @@ FLOPS_PER_ACTIVATION = 540
 # copies and gradients in flight. Fitted to its memory analysis of whole train steps on a CPU, whose total
 # it then meets within 20 %.
 ACTIVATION_OVERHEAD = 1.5
+# The same where a GPU's attention is cuDNN's: two models on an H100, which it meets within 10 %
+# (experiments/023_one_gpu).
+FUSED_OVERHEAD = 1.2
 
 
 # --- parameters -------------------------------------------------------------------------------
@@ -281,31 +284,43 @@ def _sequence_floats(config: Config) -> int:
 
 
 def activation_bytes(
-  m: ModelConfig, sequence_length: int, num_labels: int, batch: int, prefix: bool = False
+  m: ModelConfig,
+  sequence_length: int,
+  num_labels: int,
+  batch: int,
+  prefix: bool = False,
+  backend: str = "cpu",
 ) -> int:
   """Estimates the peak bytes of activations of training on `batch` sequences.
 
   They are 1.5 x `activation_floats` in the dtype of the model, attention weights and logits in float32.
   What is computed again needs room for a part at a time: attention weights of long sequences for a few
   queries, logits of large vocabularies for a chunk (once, as their softmax takes their place), and blocks
-  for one of them, besides what `remat` keeps of each; that one passes when the logits are gone.
+  for one of them, besides what `remat` keeps of each; that one passes when the logits are gone. Where cuDNN's
+  attention is used no weights are kept, and the factor is 1.2.
+
+  Args:
+    backend: "gpu" for NVIDIA GPUs that have cuDNN's attention, see `attention.attention_backend`.
   """
+  obstacle = cudnn_obstacle(m.dtype, m.head_dim, causal=m.causal, window=m.attention_window)
+  is_fused = backend == "gpu" and m.attention != "blocks" and obstacle is None
   T, rows, floats = sequence_length, m.recomputed_queries(sequence_length), DTYPE_BYTES[m.dtype]
   products, others = _token_floats(m)
-  weights = m.num_heads * (attention_pairs(m, T, prefix) if rows is None else 0)
+  weights = m.num_heads * (attention_pairs(m, T, prefix) if rows is None and not is_fused else 0)
   block = T * floats * (products + others) + FLOAT_BYTES * weights
   loop = 0
-  if rows is not None:
+  if rows is not None and not is_fused:
     keys = min(T, sum(m.reach(T, prefix)) + rows)
     loop = FLOAT_BYTES * m.num_heads * 3 * rows * keys  # scores, weights and a gradient
     if keys < T:  # keys and values laid out for every part, and their gradients
       loop += 2 * floats * 2 * m.num_kv_heads * m.head_dim * (T // rows) * keys
-  chunk = m.loss_chunk(batch, num_labels)
+  chunk = m.loss_chunk(batch, num_labels, backend)
   head = num_labels * floats * _label_floats(m)
   head += FLOAT_BYTES * m.vocab_size * (2 * num_labels if chunk == num_labels else chunk)
   kept = {"none": 0, "products": products + 2 * m.d_model, "block": m.d_model}[m.remat]
   passing = m.num_layers * block + loop + head if m.remat == "none" else max(block + loop, head)
-  return batch * (m.num_layers * T * floats * kept + round(ACTIVATION_OVERHEAD * passing))
+  overhead = FUSED_OVERHEAD if is_fused else ACTIVATION_OVERHEAD
+  return batch * (m.num_layers * T * floats * kept + round(overhead * passing))
 
 
 def optimizer_floats(config: Config) -> int:
@@ -332,7 +347,7 @@ def optimizer_floats(config: Config) -> int:
   return total - _size(factored) + sum(rows + columns for rows, columns in factored)
 
 
-def memory_bytes(config: Config) -> int:
+def memory_bytes(config: Config, backend: str = "cpu") -> int:
   """Estimates the peak bytes of training in one process that holds the whole batch.
 
   4 bytes x (parameters + gradients (twice when accumulated) + the optimizer's moments), and the activations
@@ -344,7 +359,7 @@ def memory_bytes(config: Config) -> int:
   gradients = params * (1 if splits == 1 else 2)
   T, labels = config.task.sequence_length, len(loss_positions(config.task))
   rows = config.train.batch_size // splits
-  activations = activation_bytes(config.model, T, labels, rows, _has_prefix(config))
+  activations = activation_bytes(config.model, T, labels, rows, _has_prefix(config), backend)
   return FLOAT_BYTES * (params + gradients + optimizer_floats(config)) + activations
 
 

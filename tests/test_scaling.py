@@ -6,13 +6,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from processes import ROOT
 
 from lm_jax import config as configs
-from lm_jax import optimizer, scaling, step, task_configs, tasks
+from lm_jax import config_file, optimizer, scaling, step, task_configs, tasks
 from lm_jax.config import Config
 from lm_jax.model import Classifier, Transformer
 from lm_jax.model_config import ModelConfig
@@ -253,6 +255,20 @@ def test_memory_of_what_is_computed_again_is_near_what_xla_allocates(model, T, V
   config = make_config({"preset": "gpt2", "num_layers": 3, **model}, T, V, train={"batch_size": B})
   estimate = scaling.memory_bytes(config) - 4 * scaling.optimizer_floats(config)
   assert 1 / 1.5 < estimate / measured_bytes(config) < 1.5
+
+
+def test_memory_on_a_gpu_is_near_what_was_measured():
+  """With cuDNN's attention, which keeps no weights: GPT-2 124M, and a cell of GINC (study 023)."""
+  gpt2 = config_file.load(str(ROOT / "configs/bench/gpu.py"))
+  rows = pd.read_csv(ROOT / "experiments/023_one_gpu/training.csv").set_index("way")
+  expected = rows.at["logits 2^28", "memory_gib"] * 2**30
+  assert 0.85 < scaling.memory_bytes(gpt2, "gpu") / expected < 1.15
+  assert scaling.memory_bytes(gpt2) > 2 * expected
+  ginc = config_file.load(str(ROOT / "configs/sweeps/ginc.py:published"), [("model.dtype", "bfloat16")])
+  assert 0.85 < scaling.memory_bytes(ginc.cells[0].config, "gpu") / (1.317 * 2**30) < 1.15
+  # Attention that is asked to keep them has them.
+  blocks = dataclasses.replace(gpt2, model=dataclasses.replace(gpt2.model, attention="blocks"))
+  assert scaling.memory_bytes(blocks, "gpu") > 2 * expected
 
 
 def test_activations_of_bfloat16_are_half_but_for_weights_and_logits():
