@@ -16,8 +16,8 @@ else:
 # Constants of the kernels, by measurement (experiments/004_kernels).
 LONG_SEQUENCE = 1024  # tokens; attention weights of longer ones are computed again for the backward pass
 MAX_QUERY_BLOCKS, LONG_QUERY_BLOCKS = 16, 4
-DIRECT_LOGITS = 2**23  # floats; a training step holds the logits of all tokens up to here
-CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**22, 512  # and beyond of so many floats or tokens at a time
+DIRECT_LOGITS = 2**21  # floats; a training step holds the logits of all tokens up to here
+CHUNK_LOGITS, MIN_CHUNK_TOKENS = 2**21, 512  # and beyond of so many floats or tokens at a time
 ACCELERATOR_LOGITS = 2**28  # the same two of accelerators (experiments/023_one_gpu)
 
 
