@@ -82,10 +82,8 @@ def _visible_gpus() -> list[str]:
   visible = os.environ.get("CUDA_VISIBLE_DEVICES")
   if visible is not None:
     return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
-  driver = Path("/proc/driver/nvidia/gpus")
-  # In some containers the driver's folder is not there, and its devices are.
-  found = list(driver.iterdir()) if driver.is_dir() else list(Path("/dev").glob("nvidia[0-9]*"))
-  return [str(i) for i in range(len(found))]
+  devices = Path("/proc/driver/nvidia/gpus")
+  return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
 def _stop(workers: Sequence["_Worker"], told: str) -> None:
