@@ -1,5 +1,6 @@
 """A real Ray cluster of two nodes on this machine."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -11,11 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 
 class RayCluster:
-  """Each node is a process group of its own, which can be killed as a machine dies: at once and whole."""
+  """Each node can be killed as a machine dies: at once and whole."""
 
   def __init__(self, nodes: int = 2):
     # Ray's sockets lie below it, and their names have to be short.
@@ -57,9 +59,17 @@ class RayCluster:
     )
     subprocess.run([sys.executable, "-c", program], env=os.environ | self.environ, timeout=60, check=True)
 
+  def processes_of(self, node: int) -> list[psutil.Process]:
+    """Returns what runs on a node: workers have process groups of their own."""
+    return psutil.Process(self.nodes[node].pid).children(recursive=True)
+
   def kill(self, node: int) -> None:
-    """Kills all processes of a node."""
-    os.killpg(self.nodes[node].pid, signal.SIGKILL)
+    """Kills all processes of a node: a worker whose node is gone would train on for a while."""
+    processes = self.processes_of(node)
+    self.nodes[node].kill()
+    for process in processes:
+      with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
     self.nodes[node].wait()
 
   def close(self) -> None:
