@@ -6,6 +6,8 @@ and some drivers, servers and proxies overwrite without a word.
 
 import contextlib
 import functools
+import logging
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -21,10 +23,14 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _NO_STORES = {"file": "give the folder without file://", "local": "give the folder without local://",
               "memory": "is of one process only"}  # fmt: skip
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 30, 3
+# Google's driver asks six times, with pauses that double: as long in all.
+_GOOGLE_READ_S = 10
 # Uploaded in one request; larger files are read in parts.
 _WHOLE = 16 << 20
 # What S3 says of several that create one object at the same moment.
 _CONFLICT = "ConditionalRequestConflict"
+# And of a bucket that is not there; Google's driver says only what was asked for.
+_NO_BUCKET = "bucket does not exist"
 
 
 class StoreError(OSError):
@@ -92,6 +98,8 @@ class Store:
         options["config_kwargs"] = {
           "connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "retries": retries
         }  # fmt: skip
+      elif _EXTRAS.get(protocol) == "gcs":
+        options["requests_timeout"] = _google_timeout()
       with self._told():
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:
@@ -114,7 +122,7 @@ class Store:
       finally:
         self.remove(name)
     except (NotImplementedError, TypeError) as error:
-      raise ConfigError(f"{lacks} ({_one_line(error) or type(error).__name__})") from None
+      raise ConfigError(f"{lacks} ({_one_line(error)})") from None
     except StoreError as error:
       raise ConfigError(f"--workdir={error}") from None
     raise ConfigError(f"{lacks}: it overwrote one")
@@ -160,12 +168,12 @@ class Store:
     if path.stat().st_size <= _WHOLE:
       self.write(name, path.read_bytes())
       return
-    with self._told():
-      try:
+    try:
+      with self._told():
         self._fs.put_file(str(path), self._path(name))
-      except FileNotFoundError:
-        path.stat()
-        raise
+    except StoreError:
+      path.stat()
+      raise
 
   def download(self, name: str, path: Path) -> None:
     """Makes, or replaces, a file as a whole."""
@@ -194,12 +202,32 @@ class Store:
     except (StoreError, ConfigError, FileExistsError, NotImplementedError, TypeError, ImportError):
       raise
     except FileNotFoundError as error:
-      if name is not None and "bucket does not exist" not in str(error):
+      if name is not None and _NO_BUCKET not in str(error):
         raise FileNotFoundError(f"{self.url}/{name}") from None
-      raise StoreError(f"{self.url}: {_one_line(error)}", is_passing=False) from None
+      why = _one_line(error) if _NO_BUCKET in str(error) else "there is no such bucket"
+      raise StoreError(f"{self.url}: {why}", is_passing=False) from None
     except Exception as error:
-      is_passing = not isinstance(error, PermissionError) and "redentials" not in str(error)
-      raise StoreError(f"{self.url}: {_one_line(error)}", is_passing=is_passing) from None
+      raise StoreError(f"{self.url}: {_one_line(error)}", is_passing=not _is_refusal(error)) from None
+
+
+def _google_timeout() -> Any:
+  """Returns how long an answer may take; has gcsfs do with plain requests, and tell us alone what failed."""
+  # Else it asks for the kind of the bucket before every request where it may not know that, and warns each
+  # time; only zonal buckets need it.
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  import aiohttp
+
+  # What it logs, with tracebacks, it raises too.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  return aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_GOOGLE_READ_S)
+
+
+def _is_refusal(error: Exception) -> bool:
+  """Returns whether a store does not allow it, which asking again does not change."""
+  return (
+    isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403)
+    or any(word in str(error) for word in ("redentials", "Forbidden"))
+  )  # fmt: skip
 
 
 def _etag(info: dict[str, Any]) -> str:
@@ -214,4 +242,4 @@ def _etag(info: dict[str, Any]) -> str:
 
 def _one_line(error: object) -> str:
   # An endpoint may be given with a password.
-  return re.sub(r"//[^/@\s]+@", "//***@", " ".join(str(error).split()))
+  return re.sub(r"//[^/@\s]+@", "//***@", " ".join(str(error).split())) or type(error).__name__

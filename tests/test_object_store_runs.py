@@ -3,86 +3,25 @@
 import json
 import os
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from object_store import BUCKET, SECRET, download, files
 from object_store import s3 as s3
-from processes import finish, lasting_rows, lm_jax, start, sweep_tree, wait_until, write_config
+from processes import finish, lasting_rows, wait_until, write_config
+from store_hosts import CELLS, NUM_STEPS, TREE, Host, rows
+from store_hosts import config as config
+from store_hosts import paced as paced
+from store_hosts import undisturbed as undisturbed
 
-from lm_jax import rundir, sweep
+from lm_jax import rundir
 
 URL = f"s3://{BUCKET}/studies/tiny"
-# Long enough to be killed in the middle.
-NUM_STEPS = 400
-TREE = sweep_tree(
-  widths=(8,), seeds=(0, 1), train={"num_steps": NUM_STEPS},
-  runtime={"checkpoint_every": 20, "log_every": 20, "steps_per_dispatch": 5, "population": 1},
-)  # fmt: skip
-CELLS = [cell.cell_id for cell in sweep.from_tree(TREE).cells]
-# In every process that a test starts: what takes a minute between machines takes seconds, and a run of a
-# second lasts long enough for its checkpoints to be sent.
-PACE = """
-import os
-import time
-from lm_jax import lease, mirror, mirrored_run
-lease.BEAT_S, lease.SILENCE_S = float(os.environ.get("BEAT_S", "0.5")), 6.0
-mirrored_run.SEND_EVERY_S = 0.2
-mirror.LOOK_EVERY_S = 2.0
-check = mirrored_run.Held.check
-mirrored_run.Held.check = lambda held: (time.sleep(0.1), check(held))
-"""
-
-
-class Host:
-  """A machine that sees the bucket and its own mirror."""
-
-  def __init__(self, folder: Path, name: str, monkeypatch):
-    self._mirrors, self._monkeypatch = folder / name, monkeypatch
-
-  def start(self, *words: str, **options) -> subprocess.Popen:
-    with self._monkeypatch.context() as patch:
-      patch.setenv("LM_JAX_MIRROR", str(self._mirrors))
-      patch.setenv("GLIBC_TUNABLES", "")  # else the command starts itself again
-      return start(*words, f"--workdir={URL}", start_new_session=True, **options)
-
-  def finish(self, *words: str) -> subprocess.CompletedProcess:
-    return finish(self.start(*words), timeout=300)
-
-  @property
-  def folder(self) -> Path:
-    (found,) = self._mirrors.iterdir()
-    return found
 
 
 @pytest.fixture
-def host(monkeypatch, tmp_path, s3):
-  (tmp_path / "pace").mkdir()
-  (tmp_path / "pace" / "sitecustomize.py").write_text(PACE)
-  monkeypatch.setenv(
-    "PYTHONPATH", os.pathsep.join([str(tmp_path / "pace"), os.environ.get("PYTHONPATH", "")])
-  )
-  return lambda name: Host(tmp_path, name, monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> str:
-  return f"--config={write_config(tmp_path_factory.mktemp('config') / 'sweep.py', TREE)}"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, config) -> dict[str, list]:
-  """Returns the records of each cell as a sweep in a folder leaves them."""
-  workdir = tmp_path_factory.mktemp("undisturbed") / "w"
-  done = lm_jax("sweep", config, f"--workdir={workdir}")
-  assert done.returncode == 0, done.stderr
-  return {cell: lasting_rows(workdir / "cells" / cell) for cell in CELLS}
-
-
-def rows(workdir: Path) -> dict[str, list]:
-  return {cell: lasting_rows(workdir / "cells" / cell) for cell in CELLS}
+def host(monkeypatch, tmp_path, s3, paced):
+  return lambda name: Host(URL, tmp_path, name, monkeypatch)
 
 
 def saved(s3, cell: str = "") -> list[tuple[str, int]]:

@@ -1,6 +1,5 @@
 """What a run in an object store leaves there, and what is refused: by a real server, without training."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ import s3fs
 from object_store import BUCKET, files
 from object_store import s3 as s3
 from processes import ROOT
+from store_hosts import race
 
 from lm_jax import cli, lease, mirror, mirrored_run, objects, rundir
 from lm_jax.lease import Busy, Lost
@@ -65,51 +65,9 @@ def fetched(run: RunDir) -> set[str]:
 
 # --- claims ---------------------------------------------------------------------------------------
 
-RACER = """
-import os, sys, time
-from pathlib import Path
-from lm_jax import lease, mirror, rundir
-inside, times = Path(sys.argv[1]), int(sys.argv[3])
-run = rundir.RunDir(mirror.at(sys.argv[2]).folder / "cells/a")
-lease.SILENCE_S = 1000
-print("ready", flush=True)
-sys.stdin.readline()
-entered = 0
-while entered < times:
-  try:
-    held = run.claim()
-  except lease.Busy:
-    time.sleep(0.01)
-    continue
-  os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another is inside
-  held.check()
-  entered += 1
-  inside.unlink()
-  held.release()
-"""
-
 
 def test_of_many_processes_on_many_hosts_that_race_for_one_cell_one_is_inside(s3, tmp_path):
-  racers = [
-    subprocess.Popen(
-      [sys.executable, "-c", RACER, str(tmp_path / "inside"), URL, "2"], text=True, stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      # Two processes a host.
-      env=os.environ | {"PYTHONPATH": str(ROOT), "LM_JAX_MIRROR": str(tmp_path / f"host {i // 2}")},
-    )
-    for i in range(6)
-  ]  # fmt: skip
-  with contextlib.ExitStack() as stack:
-    for racer in racers:
-      stack.enter_context(racer)
-      stack.callback(racer.kill)
-    for racer in racers:
-      assert racer.stdout.readline() == "ready\n", racer.stderr.read()
-    for racer in racers:
-      racer.stdin.write("\n")
-      racer.stdin.flush()
-    results = [racer.communicate(timeout=120) for racer in racers]
-  assert [racer.returncode for racer in racers] == [0] * 6, results
+  assert race(URL, tmp_path) == [(0, "")] * 6
   (claim,) = files().find(f"{BUCKET}/studies/one/cells/a")
   assert int(claim.rpartition(".")[2]) >= 12
 
