@@ -8,7 +8,7 @@ import errno
 from lm_jax.strict import ConfigError
 
 OUT_OF_MEMORY, DIVERGED = "out_of_memory", "diverged"
-LOST = "lost"  # its process, or its machine, died again and again
+DIED = "died"  # its process, or its machine, died again and again
 DISK = "disk"  # full, or read-only
 CONFIG, CODE = "config", "code"
 

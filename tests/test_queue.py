@@ -74,10 +74,10 @@ def test_one_that_kills_its_process_is_set_apart_and_fails_in_the_end(directory_
   assert q.is_settled
   (a, b) = sorted(q.outcomes, key=lambda o: o.cell is B)
   assert (a.cell, a.state) == (A, rundir.DONE)
-  assert (b.cell, b.state, b.kind) == (B, rundir.FAILED, failures.LOST)
+  assert (b.cell, b.state, b.kind) == (B, rundir.FAILED, failures.DIED)
   assert b.error == f"it died; that was {MOST_DEATHS + 1} times without a checkpoint further"
   left = RunDir(directory_of(B)).status()
-  assert (left["state"], left["kind"], left["error"]) == (rundir.FAILED, failures.LOST, b.error)
+  assert (left["state"], left["kind"], left["error"]) == (rundir.FAILED, failures.DIED, b.error)
 
 
 def test_deaths_of_a_cell_that_comes_further_are_not_counted_together(directory_of):
@@ -96,7 +96,7 @@ def test_steps_that_were_not_saved_are_no_way_forward(directory_of):
     assert not q.outcomes
     is_at(directory_of, A, 40 + i % 2)
     q.died(q.take(), "it died")
-  assert [o.kind for o in q.outcomes] == [failures.LOST]
+  assert [o.kind for o in q.outcomes] == [failures.DIED]
 
 
 def test_an_error_of_the_launcher_itself_leaves_nobody_waiting(directory_of):

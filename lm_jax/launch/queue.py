@@ -82,7 +82,7 @@ class Queue:
           self.outcomes.append(Outcome(cell, rundir.DONE))
         elif self._count_death(cell) > MOST_DEATHS:
           error = f"{how}; that was {self._deaths[cell.cell_id]} times without a checkpoint further"
-          self.failed((cell,), error, failures.LOST)
+          self.failed((cell,), error, failures.DIED)
         else:
           left.append(cell)
       if left:
