@@ -123,8 +123,11 @@ def _number(value: float | None) -> float:
 
 
 def _breakthroughness(row: dict[str, Any]) -> str:
-  status = row["status"].replace("_", " ")
-  return status if row["breakthroughness"] is None else f"{row['breakthroughness']:.2f}"
+  value = row["breakthroughness"]
+  if value is None:
+    return row["status"].replace("_", " ")
+  # In the hundred thousands where a curve is flat but for one rise: its median step is next to nothing.
+  return f"{value:.2f}" if abs(value) < 1000 else f"{value:.1e}"
 
 
 def _text(value: float | None, form: str) -> str:
