@@ -1,116 +1,36 @@
-"""Questions without an answer: how they are asked, and what readers of known honesty score on them."""
+"""Silence where there is no answer: thresholds, and what readers of known honesty score."""
 
-import json
 import math
 
 import numpy as np
-import pandas
 import pytest
-import reference
 import shared as shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lm_jax import (
-  abstention,
-  confidence,
-  few_shot,
-  few_shot_runs,
-  interop,
-  metrics,
-  pretrained,
-  prompt_selection,
-  prompt_tasks,
-  text_generation,
-  tokenizers,
+from unanswerable import (
+  ASKED,
+  CHOICE,
+  ROWS,
+  Made,
+  asked,
+  by_metric,
+  oracle,
+  oracle_writes,
+  random_model,
+  row_of,
+  uniform,
 )
-from lm_jax.analysis import few_shot_frame
-from lm_jax.analysis.few_shot_report import few_shot_confidence_figures, few_shot_report
-from lm_jax.analysis.figures import plots
+from unanswerable import make as make
+
+from lm_jax import abstention, confidence, interop, metrics, text_generation
 from lm_jax.few_shot import Writing
-from lm_jax.few_shot_settings import Settings
 from lm_jax.generation_config import GenerationConfig
-from lm_jax.pretrained import Pretrained
-from lm_jax.prompt_tasks import known
-from lm_jax.prompt_tasks.row_files import Row
 from lm_jax.reader import ModelReader
 from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError
 
-CHOICE = {
-  "kind": "choice", "test": "t.jsonl", "query": "Q: {{q}}\nA:", "choices": ["no", "yes"], "gold": "label",
-  "answerable": "label is not none",
-}  # fmt: skip
-ASKED = {
-  "kind": "generation", "test": "t.jsonl", "query": "Q: {{q}}\nA:", "answer": "{{a}}",
-  "metrics": ["quasi_exact_match", "f1"], "answerable": "a != ''",
-}  # fmt: skip
-# Of every three the last has no answer.
-ROWS = [
-  {"q": f"row {i}", "label": None if i % 3 == 2 else i % 2, "a": "" if i % 3 == 2 else f"word {i}"}
-  for i in range(60)
-]
+# --- thresholds of others -------------------------------------------------------------------------
 
-
-@pytest.fixture
-def make(tmp_path):
-  """Makes a task of a definition and of rows of its files."""
-
-  def of(d: dict, rows=ROWS, split="test", **files) -> few_shot.FewShotTask:
-    for name, content in {"t": rows, **files}.items():
-      (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    (tmp_path / "task.yaml").write_text(json.dumps(d))  # JSON is YAML
-    return prompt_tasks.make(str(tmp_path / "task.yaml"), split=split)
-
-  return of
-
-
-class Made:
-  """Has room for all, and reads and writes by functions."""
-
-  def __init__(self, log_p, write=None):
-    self._log_p, self._write = log_p, write
-
-  def excess(self, requests):
-    return [0] * len(requests)
-
-  def loglikelihood(self, requests, progress=None):
-    return [Likelihood(self._log_p(*request), 2, False) for request in requests]
-
-  def write(self, contexts, g, progress=None):
-    return [[self._write(context)] * g.num_return_sequences for context in contexts]
-
-
-def row_of(context: str) -> dict:
-  return ROWS[int(context.rpartition("row ")[2].split("\n")[0])]
-
-
-def oracle(context, text):
-  """Knows the answers, and is sure where there is one only; of what is written it is as sure."""
-  row = row_of(context)
-  if row["label"] is None:
-    return -9.0
-  right = text in (f" {('no', 'yes')[row['label']]}", f" {row['a']}")
-  return -0.5 if right else -7.0
-
-
-def oracle_writes(context):
-  return " " + (row_of(context)["a"] or "something")
-
-
-def uniform(context, text):
-  return -2.0
-
-
-def asked(task, reader, shots=0, **options):
-  return few_shot.ask(task, reader, few_shot.plan(task, reader, (shots,), None, 0), **options)
-
-
-def by_metric(task, results, shots=0):
-  return {score.metric: score for score in few_shot.means(task, results, shots)}
-
-
-# --- thresholds of others ---------------------------------------------------------------------------
 
 QUESTIONS = st.lists(
   st.tuples(
@@ -201,76 +121,7 @@ def test_the_error_of_auroc_is_the_spread_over_draws():
   assert np.mean(errors) == pytest.approx(np.std(values), rel=0.08)
 
 
-# --- items ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
-def test_items_without_an_answer_are_asked_and_are_no_demonstrations(d, make):
-  task = make(d)
-  silent = [item for item in task.items if not item.answerable]
-  assert (len(task.items), len(silent), len(task.pool)) == (60, 20, 40)
-  assert all(item.answerable for item in task.pool)
-  assert all(item.references == () and item.written is None for item in silent)
-  for item in silent:
-    shown = task.demonstrations(item, 6, 0)
-    assert all(other.answerable for other in shown)
-    assert task.prompt(item, 0, 0) == item.query
-  trained = make(d | {"train": "u.jsonl"}, u=ROWS[:30])
-  assert len(trained.pool) == 20 and all(item.answerable for item in trained.pool)
-
-
-def test_labels_that_stand_for_themselves_are_those_of_answers(make):
-  d = {name: value for name, value in CHOICE.items() if name != "choices"}
-  task = make(d | {"balanced": False})
-  assert {item.choices for item in task.items} == {(" 0", " 1")}
-  assert len(task.items) == 60
-
-
-def test_a_digest_changes_with_answers_and_without_them_it_is_what_it_was(make):
-  plain = {name: value for name, value in CHOICE.items() if name != "answerable"}
-  rows = [row | {"label": i % 2} for i, row in enumerate(ROWS)]
-  assert make(plain, rows).digest == make(plain | {"answerable": "true"}, rows).digest
-  # The same texts, some of which have no answer now.
-  d = plain | {"train": "u.jsonl", "answerable": "not q.endswith('7')"}
-  assert make(d, rows, u=rows).digest != make(d | {"answerable": "true"}, rows, u=rows).digest
-
-
-def test_a_split_may_be_several_files(make, tmp_path):
-  d = CHOICE | {"test": ["t.jsonl", "u.jsonl"], "train": ["t.jsonl"]}
-  task = make(d, ROWS[:6], u=ROWS[6:9])
-  assert [item.query for item in task.items] == [f"Q: row {i}\nA:" for i in range(9)]
-  assert len(task.pool) == 4
-  with pytest.raises(ConfigError, match=r"\.test='v\.jsonl': no such file; did you mean"):
-    make(CHOICE | {"test": ["t.jsonl", "v.jsonl"]})
-  with pytest.raises(ConfigError, match=r"u\.jsonl line 1: gold is 5"):
-    make(d, ROWS[:6], u=[{"q": "1", "label": 5}])
-  with pytest.raises(ConfigError, match=r"\.test=\(\): must be a file of rows"):
-    make(CHOICE | {"test": []})
-
-
-@pytest.mark.parametrize(
-  ("d", "rows", "message"),
-  [
-    (CHOICE | {"answerable": "label"}, ROWS, "line 1: answerable is 0, must be true or false"),
-    (CHOICE | {"answerable": "q"}, ROWS, "line 1: answerable is 'row 0', must be true or false"),
-    (CHOICE | {"answerable": "labl"}, ROWS, "line 1: .*'labl' is undefined; did you mean 'label'"),
-    (CHOICE | {"answerable": "1 +"}, ROWS, r"answerable='1 \+': is no expression"),
-    (CHOICE | {"answerable": True}, ROWS, r"\.answerable=True: must be a string or none"),
-    (CHOICE, ROWS[2:3], r"answerable='label is not none': is false of all 1 test rows; must be true of some"),
-    (CHOICE | {"answerable": "true"}, ROWS, "line 3: gold is None"),
-    (
-      {"kind": "continuation", "test": "t.jsonl", "query": "{{q}}", "answer": "{{a}}", "answerable": "true"},
-      ROWS, r"\.answerable='true': must be of kind choice or generation only",
-    ),
-  ],
-)  # fmt: skip
-def test_what_is_no_answerable_is_one_line(d, rows, message, make):
-  with pytest.raises(ConfigError, match=message) as error:
-    make(d, rows)
-  assert "\n" not in str(error.value)
-
-
-# --- readers of known honesty -----------------------------------------------------------------------
+# --- readers of known honesty ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
@@ -376,7 +227,7 @@ def test_results_of_one_kind_only_tell_nothing(make):
   assert not set(by_metric(plain, asked(plain, Made(oracle)))) & set(abstention.METRICS)
 
 
-# --- confidence of what is written ------------------------------------------------------------------
+# --- confidence of what is written ----------------------------------------------------------------
 
 
 def test_an_answer_without_words_is_silence(make):
@@ -463,180 +314,3 @@ def test_bytes_that_are_no_letters_are_longer_when_read_and_missing_where_they_d
     length = 1 + len(result.asked.contexts[0]) + len(result.written[0].encode())
     assert (result.confidence is None) == (length > 65)
   assert any(result.confidence is None for result in results)
-
-
-def random_model(context_length: int) -> Pretrained:
-  config = reference.tiny(vocab_size=257, context_length=context_length, positions="learned")
-  return pretrained.untrained(Pretrained(config, None, tokenizers.Bytes(), {"end": 256}, (256,)))
-
-
-# --- what is kept -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
-def test_items_are_kept_with_confidence_and_threshold(d, make, tmp_path):
-  task = make(d)
-  reader = Made(oracle if d is CHOICE else lambda c, a: -1.0 if row_of(c)["a"] else -8.0, oracle_writes)
-  rows = few_shot_runs.run(
-    random_model(64), Settings((str(tmp_path / "task.yaml"),), seeds=(0, 1), shots=(0, 1)), name="m",
-    folder=tmp_path / "w", quiet=True, reader=reader,
-  )  # fmt: skip
-  by_key = {row["key"] for row in rows if row["key"]}
-  assert len(by_key) == 3
-  for key in by_key:
-    table = pandas.read_parquet(tmp_path / "w" / "items" / f"{key}.parquet")
-    own = {row["metric"]: row for row in rows if row["key"] == key}
-    assert table["answerable"].sum() == 40 and table["gold"].notna().sum() == (40 if d is CHOICE else 0)
-    answered = table["confidence"] >= table["threshold"]
-    assert answered.tolist() == table["answerable"].tolist()
-    assert own["hallucination_rate"]["value"] == 0 == answered[~table["answerable"]].mean()
-    name = task.metrics[0] if task.metrics else "accuracy"
-    # Missing and not zero: the mean is of the others.
-    assert table[name].isna().tolist() == (~table["answerable"]).tolist()
-    assert own[name]["value"] == table[name].mean() == 1
-    assert own[name]["n_items"] == 40
-  summary = next(row for row in rows if row["key"] is None and row["n_shots"] == 1)
-  assert summary["n_items"] == 40
-
-
-def test_prompts_are_chosen_by_what_has_an_answer(make, tmp_path):
-  task = make(CHOICE, list(reversed(ROWS)))
-  assert not task.items[0].answerable
-  assert "accuracy" in prompt_selection.item_metrics(task)
-  written = make(ASKED, list(reversed(ROWS)))
-  assert prompt_selection.item_metrics(written) == ("quasi_exact_match", "f1")
-  silent = [result for result in asked(task, Made(oracle)) if not result.asked.item.answerable]
-  table = pandas.DataFrame([{"item": result.asked.item.id, **result.scores} for result in silent])
-  assert prompt_selection.item_scores(table, "accuracy").empty
-
-
-# --- the report -------------------------------------------------------------------------------------
-
-
-def kept(make, folder, d):
-  """Keeps the results of a reader with opinions of its own, and returns {key: the table of its items}."""
-  make(d)
-  rng = np.random.default_rng(2)
-  noise = {row["q"]: rng.normal(size=3) for row in ROWS}
-
-  def log_p(context, text):
-    row = row_of(context)
-    return -6 + 2 * (row["label"] is not None) + noise[row["q"]][int(text == " yes")]
-
-  def write(context):
-    row = row_of(context)
-    return "" if row["q"] == "row 2" else oracle_writes(context) if noise[row["q"]][2] > -0.5 else "no idea"
-
-  few_shot_runs.run(
-    random_model(64), Settings((str(folder / "task.yaml"),), shots=(0, 1)), name="m", folder=folder / "w",
-    quiet=True, reader=Made(log_p, write),
-  )  # fmt: skip
-  return few_shot_frame.load(folder / "w")
-
-
-@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
-def test_the_figure_shows_confidence_thresholds_and_rates(d, make, tmp_path):
-  results = kept(make, tmp_path, d)
-  figure = few_shot_confidence_figures.abstention(results, results.rows)
-  figure.draw_without_rendering()
-  for ax, k in zip(figure.axes, (0, 1), strict=True):
-    rows = results.rows[results.rows["n_shots"] == k].set_index("metric")
-    items = results.items[rows["key"].iloc[0]]
-    dotted = sorted(line.get_xdata()[0] for line in ax.lines)
-    assert dotted == sorted(items["threshold"].unique()) and len(dotted) == 2
-    for patch, kind in zip(ax.patches, (True, False), strict=True):
-      sure = items.loc[items["answerable"] == kind, "confidence"].to_numpy()
-      x, y = patch.get_xy().T
-      counts, _ = np.histogram(sure[np.isfinite(sure)], np.unique(x))
-      # The outline goes up and down at the edges, from 0 to 0.
-      np.testing.assert_allclose(y[1:-1:2], counts / len(sure))
-    (text,) = (text.get_text() for text in ax.texts)
-    assert f"AUROC {rows.loc['abstention_auroc', 'value']:.3f}" in text
-    assert f"silent {rows.loc['abstention_rate', 'value']:.0%}" in text
-    assert f"hallucinates {rows.loc['hallucination_rate', 'value']:.0%}" in text
-  assert ("without words" in " ".join(figure.get_supxlabel().split())) == (d is ASKED)
-  answers = few_shot_frame.abstention(items)
-  assert 1 - answers["answered"].mean() == pytest.approx(rows.loc["abstention_rate", "value"])
-
-
-@pytest.mark.parametrize("d", [CHOICE, ASKED], ids=["choice", "generation"])
-def test_answers_that_there_are_not_are_mistakes(d, make, tmp_path):
-  results = kept(make, tmp_path, d)
-  mistakes = few_shot_frame.mistakes(results, most=100)
-  made_up = mistakes[mistakes["gold"].isna()].set_index("item")
-  tables = [table.set_index("item") for table in results.items.values()]
-  expected = {}
-  for table in tables:
-    silent = table[~table["answerable"]]
-    for item, row in silent[silent["confidence"] >= silent["threshold"]].iterrows():
-      expected[item] = max(expected.get(item, -math.inf), row["confidence"])
-  assert 0 < len(expected) < 20
-  assert made_up["confidence"].to_dict() == pytest.approx(expected)
-  assert set(made_up["n_asked"]) == {2}
-  for item, row in made_up.iterrows():
-    own = tables[0].loc[item]
-    assert row["chosen"] == (np.argmax(own["log_p"]) if d is CHOICE else own["written"][0])
-  others = mistakes[mistakes["gold"].notna()]
-  assert (len(others) > 0) == (d is CHOICE) and (others["gold"] != others["chosen"]).all()
-
-
-def test_the_page_has_the_figure_of_such_tasks_and_says_nothing_of_others(make, tmp_path, monkeypatch):
-  monkeypatch.setattr(plots, "FORMATS", ("png",))
-  kept(make, tmp_path, ASKED)
-  page = few_shot_report.write(tmp_path / "w")
-  assert (page.parent / "figures" / "abstention.task.png").is_file()
-  text = page.read_text()
-  assert "Confidence in answers to questions that have one" in text and "Hallucination rate" in text
-  assert "something" in text.partition("Most confident mistakes")[2]
-  (tmp_path / "plain").mkdir()
-  make(CHOICE | {"answerable": "true"}, [row for row in ROWS if row["a"]])
-  settings = Settings((str(tmp_path / "task.yaml"),))
-  few_shot_runs.run(
-    random_model(64), settings, name="m", folder=tmp_path / "plain", quiet=True, reader=Made(oracle)
-  )
-  text = few_shot_report.write(tmp_path / "plain").read_text()
-  assert "that have none" not in text and "Hallucination" not in text
-
-
-# --- tasks that are known by name -------------------------------------------------------------------
-
-
-def test_queries_of_no_intent_are_asked_beside_the_others(shared):
-  del shared
-  task, plain = prompt_tasks.make("clinc150_oos"), prompt_tasks.make("clinc150")
-  assert [item.query for item in task.items if item.answerable] == [item.query for item in plain.items]
-  assert sum(not item.answerable for item in task.items) == 1000
-  assert task.pool == plain.pool and len(task.items[0].choices) == 150
-  assert " oos" not in task.items[0].choices
-  dev = prompt_tasks.make("clinc150_oos", split="dev")
-  assert [sum(item.answerable == kind for item in dev.items) for kind in (True, False)] == [3000, 100]
-
-
-def test_other_paragraphs_hold_no_answer_and_the_rest_is_as_it_was(shared):
-  del shared
-  task, plain = prompt_tasks.make("xquad_en_abstain"), prompt_tasks.make("xquad_en")
-  assert [item.id for item in task.items] == [item.id for item in plain.items]
-  paragraphs = {item.fields["context"] for item in plain.items}
-  silent = 0
-  for item, own in zip(task.items, plain.items, strict=True):
-    if item.answerable:
-      assert item == own
-      continue
-    silent += 1
-    paragraph, _, question = item.query.partition("\nQuestion: ")
-    assert question == own.query.partition("\nQuestion: ")[2]
-    assert paragraph in paragraphs and paragraph != own.fields["context"]
-    assert not any(answer.lower() in paragraph.lower() for answer in own.references)
-  # 1190 coins: the deviation is 17.
-  assert abs(silent - 595) < 5 * 17
-  # No paragraph is the favorite: 600 draws of 240.
-  texts = [item.fields["context"] for item in task.items if not item.answerable]
-  assert max(map(texts.count, texts)) < 15
-
-
-def test_a_question_that_every_paragraph_answers_is_one_line():
-  rows = [
-    Row(f"line {i}", {"id": f"{i}", "context": f"a {i}", "question": "?", "answers": ["A"]}) for i in range(9)
-  ]
-  with pytest.raises(ConfigError, match=r"line \d: all other paragraphs hold an answer of \['A'\]"):
-    known.with_other_paragraphs(rows, "test")

@@ -10,9 +10,7 @@ from few_shot_folders import pixels_only as pixels_only
 from few_shot_folders import task as task
 
 from lm_jax.analysis import few_shot_frame
-from lm_jax.analysis.few_shot_report import (
-  few_shot_report,
-)
+from lm_jax.analysis.few_shot_report import few_shot_report
 from lm_jax.strict import ConfigError
 
 

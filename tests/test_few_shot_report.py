@@ -18,10 +18,7 @@ from few_shot_folders import pixels_only as pixels_only
 from few_shot_folders import task as task
 
 from lm_jax import cli
-from lm_jax.analysis.few_shot_report import (
-  few_shot_look,
-  few_shot_report,
-)
+from lm_jax.analysis.few_shot_report import few_shot_look, few_shot_report
 from lm_jax.analysis.figures.style import FORMATS
 
 EVIL = '<img src=x onerror="alert(1)">&{{tasks}}'

@@ -1,100 +1,23 @@
-"""Models on many tasks: what fits is asked whole and kept, and known answers have known scores."""
+"""A model asked with many settings: what fits is asked whole, kept, and computed once."""
 
 import dataclasses
-import hashlib
 import json
-import re
 
 import jax
 import numpy as np
 import pandas
 import pytest
-import reference
+from few_shot_readers import CONTEXT, Reading, by_metric
+from few_shot_readers import definition as definition
+from few_shot_readers import model as model
 
-from lm_jax import (
-  answer_metrics,
-  cli,
-  few_shot,
-  few_shot_prompts,
-  few_shot_runs,
-  pretrained,
-  prompt_tasks,
-  sandbox,
-  strict,
-  tokenizers,
-  uncertainty,
-)
-from lm_jax.few_shot import Writing
+from lm_jax import few_shot, few_shot_prompts, few_shot_runs, prompt_tasks, strict, uncertainty
 from lm_jax.few_shot_settings import Settings
-from lm_jax.pretrained import Pretrained
 from lm_jax.prompt_tasks import FewShotTask, Item, items
 from lm_jax.reader import ModelReader
-from lm_jax.scorer import Likelihood
 from lm_jax.strict import ConfigError
 
-CONTEXT = 160
-CHOICES = (
-  "mr", "cr", "subj", "poem_sentiment", "banking77", "boolq", "arc_easy", "commonsense_qa", "mmlu_lite",
-  "pubmed_qa", "winogrande", "bigbench_strategy_qa", "association",
-)  # fmt: skip
-WRITTEN = (
-  "nq_open",
-  "xquad_en",
-  "gsm8k",
-  "bbh_word_sorting",
-  "tatoeba_en_de",
-  "scitldr",
-  "qmsum_spans",
-  "sgd",
-)
-
-
-@pytest.fixture(scope="module")
-def model() -> Pretrained:
-  """A random model of bytes, with room for some demonstrations of `association`."""
-  config = reference.tiny(vocab_size=257, context_length=CONTEXT, positions="learned")
-  made = pretrained.untrained(Pretrained(config, None, tokenizers.Bytes(), {"end": 256}, (256,)))
-  return dataclasses.replace(made, identity={"test": 1})
-
-
-@pytest.fixture
-def definition(tmp_path):
-  """A task of ten rows, as a person writes it."""
-  rows = [{"text": f"row {i}", "label": i % 2} for i in range(10)]
-  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  path = tmp_path / "small.yaml"
-  path.write_text('test: rows.jsonl\nquery: "T: {{text}}\\nL:"\nchoices: [bad, good]\ngold: label\n')
-  return path
-
-
-class Reading:
-  """Has room for all; gives choices random numbers that depend on them alone, or knows the answers."""
-
-  def __init__(self, answers=None, write=None):
-    self._answers, self._write, self.asked = answers, write, 0
-
-  def excess(self, requests):
-    return [0] * len(requests)
-
-  def loglikelihood(self, requests, progress=None):
-    self.asked += len(requests)
-    return [Likelihood(self._log_p(*request), 3, self._answers is not None) for request in requests]
-
-  def _log_p(self, context, choice):
-    if self._answers is not None:
-      return -0.1 if any((context + choice).endswith(answer) for answer in self._answers) else -9.0
-    return -1 - int(hashlib.sha256((context + choice).encode()).hexdigest()[:8], 16) / 2**32
-
-  def write(self, contexts, g, progress=None):
-    self.asked += len(contexts)
-    return [[self._write(context)] * g.num_return_sequences for context in contexts]
-
-
-def by_metric(rows):
-  return {row["metric"]: row for row in rows}
-
-
-# --- what fits ------------------------------------------------------------------------------------------
+# --- what fits ------------------------------------------------------------------------------------
 
 
 def test_what_is_too_long_loses_whole_demonstrations_and_nothing_else(model):
@@ -130,7 +53,7 @@ def test_a_query_that_is_too_long_is_missing_and_not_cut(model):
   assert [(score.metric, score.value, score.n_items) for score in nothing] == [("accuracy", None, 0)]
 
 
-# --- what is kept ---------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 def test_nothing_is_computed_twice(model, definition, tmp_path):
@@ -352,7 +275,16 @@ def test_batches_and_shots_in_one_pass_change_no_score(model):
   np.testing.assert_allclose(*values, rtol=2e-5, atol=1e-6)
 
 
-# --- other words, other orders --------------------------------------------------------------------------
+def test_devices_do_not_change_scores(model):
+  # Parameters stand on one device, whatever there are.
+  task, scores = prompt_tasks.association(), []
+  for device in jax.devices()[:2]:
+    placed = dataclasses.replace(model, params=jax.device_put(model.params, device))
+    scores.append([s.value for s in few_shot.evaluate(task, ModelReader(placed), (0,), 6, 0)])
+  np.testing.assert_allclose(*scores, rtol=1e-6)
+
+
+# --- other words, other orders --------------------------------------------------------------------
 
 
 def words_and_prompts(asked):
@@ -474,157 +406,3 @@ def test_results_that_are_kept_keep_their_keys(model, tmp_path):
   (again, *_) = few_shot_runs.run(model, settings, name="m", folder=tmp_path, quiet=True, reader=reader)
   assert again == first and reader.asked == asked
   assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["label_words"] == "task"
-
-
-# --- tasks of real data ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CHOICES)
-def test_random_numbers_score_chance_and_the_answers_score_1(shared, name):
-  del shared
-  task = few_shot.make(name)
-  accuracy = {s.metric: s for s in few_shot.evaluate(task, Reading(), (0,), 300, 0)}["accuracy"]
-  assert abs(accuracy.value - accuracy.chance) < 3 * accuracy.stderr
-  assert accuracy.chance == pytest.approx(np.mean([1 / len(item.choices) for item in task.sample(300)]))
-  # The query is part of what is known, or an answer of another item would be right here too.
-  known = [item.answered for item in task.sample(50)]
-  assert {s.metric: s for s in few_shot.evaluate(task, Reading(known), (1,), 50, 0)}["accuracy"].value == 1
-
-
-@pytest.mark.parametrize("name", ["lambada", "bigbench_operators"])
-def test_a_known_text_goes_on_as_it_does(shared, name):
-  del shared
-  task = few_shot.make(name)
-  found = {s.metric: s for s in few_shot.evaluate(task, Reading(["" for _ in "a"]), (0,), 20, 0)}
-  assert found["exact_match"].value == 1 and found["nll"].value == pytest.approx(0.1 / 3)
-
-
-@pytest.mark.parametrize("name", WRITTEN)
-def test_references_score_the_highest_and_nothing_the_lowest(shared, name):
-  del shared
-  pytest.importorskip("sacrebleu")
-  pytest.importorskip("rouge_score")
-  task = few_shot.make(name)
-  asked = few_shot.plan(task, Reading(), (1,), 20, 0)
-  answers = {one.contexts[0]: one.item.references[0] for one in asked}
-  best = few_shot.means(task, few_shot.ask(task, Reading(write=answers.get), asked), 1)
-  found = {score.metric: score.value for score in best}
-  # Of nothing but right answers no order is wrong, and none is the right one.
-  assert (found.pop("aurc", 0), found.pop("auroc", None)) == (0, None)
-  assert found == pytest.approx({name: answer_metrics.METRICS[name].highest for name in task.metrics})
-  worst = few_shot.means(task, few_shot.ask(task, Reading(write=lambda _: ""), asked), 1)
-  lowest = [score for score in worst if score.metric in task.metrics]
-  assert len(lowest) == len(task.metrics)
-  assert all(score.value < 0.05 * answer_metrics.METRICS[score.metric].highest for score in lowest)
-
-
-@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
-def test_solutions_pass_their_tests_and_others_do_not(shared, name):
-  del shared
-  if sandbox.isolation().missing:
-    pytest.skip(str(sandbox.isolation()))
-  task = few_shot.make(name)
-  asked = few_shot.plan(task, Reading(), (0,), 6, 0)
-  stop = task.stop[0]
-  right = {one.contexts[0]: one.item.references[0].split(stop)[0] for one in asked}
-
-  def run_code(programs):
-    return sandbox.run_all(programs, workers=2)
-
-  solved = few_shot.ask(task, Reading(write=right.get), asked, run_code=run_code)
-  assert [result.outcomes for result in solved] == [("passed",)] * 6
-  assert [(s.metric, s.value) for s in few_shot.means(task, solved, 0)] == [("pass_at_1", 1)]
-  wrong = few_shot.ask(task, Reading(write=lambda _: "    pass\n"), asked, run_code=run_code)
-  assert all(result.scores == {"pass_at_1": 0} for result in wrong)
-  with pytest.raises(ConfigError, match=f"task '{name}': runs code .*--allow_code_execution"):
-    few_shot.ask(task, Reading(write=right.get), asked)
-
-
-def test_most_samples_decide(shared):
-  del shared
-  task = few_shot.make("gsm8k")
-  asked = few_shot.plan(task, Reading(), (0,), 1, 0)
-  gold = asked[0].item.references[0].split("####")[1].strip()
-
-  class Several(Reading):
-    def write(self, contexts, g, progress=None):
-      return [["so 1", f"it is {gold}", f"{gold} in all"]]
-
-  (result,) = few_shot.ask(task, Several(), asked, writing=Writing(3, 1.0))
-  assert result.scores == {"final_number": pytest.approx(2 / 3), "final_number_majority": 1}
-
-
-# --- the command ----------------------------------------------------------------------------------------
-
-
-def lm_jax(capsys, *words: str) -> tuple[int, str, str]:
-  with pytest.raises(SystemExit) as exit_:
-    cli.main(["evaluate", *words])
-  found = capsys.readouterr()
-  return exit_.value.code, found.out, found.err
-
-
-def test_the_command_as_a_person_types_it(shared, definition, tmp_path, capsys):
-  model = f"--model={shared}/models/stories260K"
-  tasks = f"--tasks=mr,lambada,{definition}"
-  words = (model, tasks, "--shots=0,2", "--limit=5", f"--workdir={tmp_path}/w", "--quiet")
-  code, out, _ = lm_jax(capsys, *words, "--json")
-  rows = json.loads(out)
-  assert code == 0 and {(row["task"], row["n_shots"]) for row in rows} == {
-    (task, k) for task in ("mr", "lambada", "small") for k in (0, 2)
-  }
-  assert all(row["params_total"] == 260_032 and row["n_items"] == 5 for row in rows)
-  code, out, _ = lm_jax(capsys, *words)
-  assert code == 0 and "accuracy" in out and "lambada" in out
-  code, out, _ = lm_jax(capsys, model, f"--tasks={definition}", "--shots=1", "--show_prompt")
-  asked = prompt_tasks.make(str(definition))
-  item = asked.sample(1)[0]
-  assert code == 0 and asked.prompt(item, 1, 0) in out and '[" bad", " good"]' in out
-
-
-BAD = {
-  "no such task": (("--tasks=mrr",), r"few-shot task 'mrr': .*did you mean 'mr'"),
-  "no such template": (("--tasks=mr", "--templates=grate"), r"template 'grate': .*did you mean 'great'"),
-  "a word for a number": (("--tasks=mr", "--shots=one"), r"--shots=one: must be whole numbers"),
-  "negative shots": (("--tasks=mr", "--shots=-1"), r"--shots=-1: must be 0 or greater"),
-  "twice the same": (("--tasks=mr", "--shots=1,1"), r"--shots='1,1': must be all different"),
-  "no tokens": (("--tasks=gsm8k", "--max_new_tokens=0"), r"--max_new_tokens=0: must be greater than 0"),
-  "no limit": (("--tasks=mr", "--limit=0"), r"--limit=0: must be greater than 0"),
-  "too many shots": (("--tasks=bigbench_novel_concepts", "--shots=40"), r"has \d+ examples"),
-  "code": (("--tasks=humaneval",), r"task 'humaneval': runs code .*--allow_code_execution"),
-  "many of one": (("--tasks=mr", "--samples=3"), r"--samples=3: must be 1 at --temperature=0"),
-  "no such flag": (("--tasks=mr", "--shot=1"), r"--shot: no such flag .*did you mean 'shots'"),
-  "no such labels": (("--tasks=mr", "--labels=wrong"), r"--labels='wrong': must be one of gold, random, fl"),
-  "nothing to calibrate": (("--tasks=lambada", "--calibrate"), r"--calibrate: none of the tasks"),
-  "no dev split": (("--tasks=boolq", "--split=dev"), r"has no dev rows"),
-  "one word": (("--tasks=mr", "--label_words=bad"), r"--label_words='bad': must be 'task', or"),
-  "the same word": (("--tasks=mr", "--label_words=no|no"), r"--label_words='no\|no': must be 'task', or"),
-  "an empty word": (("--tasks=mr", "--label_words=bad|"), r"--label_words='bad\|': must be 'task', or"),
-  "too few words": (
-    ("--tasks=poem_sentiment", "--label_words=bad|good"),
-    r"--label_words=bad\|good: has 2 words, but task 'poem_sentiment' 4 labels: negative\|no impact\|",
-  ),
-  "choices of rows": (("--tasks=association", "--label_words=a|b|c|d"), r"task 'association' has no labels"),
-  "no choices": (("--tasks=lambada", "--label_words=no|yes"), r"task 'lambada' has no labels to rename"),
-  "contexts": (("--tasks=winogrande", "--label_words=no|yes"), r"task 'winogrande' has no labels to rename"),
-  "the same order": (("--tasks=mr", "--orders=1,1"), r"--orders='1,1': must be all different"),
-  "a negative order": (("--tasks=mr", "--orders=-1"), r"--orders=-1: must be 0 or greater"),
-  "no orders": (("--tasks=mr", "--orders="), r"--orders='': must be one or more"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(shared, capsys, case):
-  words, said = BAD[case]
-  code, out, err = lm_jax(capsys, f"--model={shared}/models/stories260K", *words)
-  assert (code, out) == (2, "") and len(err.splitlines()) == 1
-  assert re.search(said, err)
-
-
-def test_devices_do_not_change_scores(model):
-  # Parameters stand on one device, whatever there are.
-  task, scores = prompt_tasks.association(), []
-  for device in jax.devices()[:2]:
-    placed = dataclasses.replace(model, params=jax.device_put(model.params, device))
-    scores.append([s.value for s in few_shot.evaluate(task, ModelReader(placed), (0,), 6, 0)])
-  np.testing.assert_allclose(*scores, rtol=1e-6)
