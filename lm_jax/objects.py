@@ -99,7 +99,7 @@ class Store:
           "connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "retries": retries
         }  # fmt: skip
       elif _EXTRAS.get(protocol) == "gcs":
-        options["requests_timeout"] = _google_timeout()
+        options |= _google_options()
       with self._told():
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:
@@ -210,8 +210,8 @@ class Store:
       raise StoreError(f"{self.url}: {_one_line(error)}", is_passing=not _is_refusal(error)) from None
 
 
-def _google_timeout() -> Any:
-  """Returns how long an answer may take; has gcsfs do with plain requests, and tell us alone what failed."""
+def _google_options() -> dict[str, Any]:
+  """Returns options of gcsfs, which from here on does with plain requests, and tells us alone what failed."""
   # Else it asks for the kind of the bucket before every request where it may not know that, and warns each
   # time; only zonal buckets need it.
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -219,7 +219,7 @@ def _google_timeout() -> Any:
 
   # What it logs, with tracebacks, it raises too.
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-  return aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_GOOGLE_READ_S)
+  return {"requests_timeout": aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_GOOGLE_READ_S)}
 
 
 def _is_refusal(error: Exception) -> bool:
