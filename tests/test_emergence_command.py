@@ -56,6 +56,17 @@ def test_rows_of_anybodys_table(capsys, file, tmp_path):
   assert call(capsys, *words, "--json", "--seed=3")[1] != text
 
 
+def test_a_large_breakthroughness_is_told_by_its_magnitude(capsys, file):
+  """A curve that is flat but for one rise has next to no median step."""
+  rows = pd.read_csv(file).query("benchmark == 'jump' and num_fewshot == 0")
+  steps = np.where(np.arange(10) < 5, 0.25, 0.85) + 1e-6 * np.arange(10)
+  rows.assign(Score=steps).to_csv(file, index=False)
+  words = (f"--table={file}", "--pool_families", "--bootstrap=50")
+  (row,) = json.loads(call(capsys, *words, "--json")[1])
+  assert row["breakthroughness"] == pytest.approx(600_009)
+  assert " 6.0e+05 " in call(capsys, *words)[1]
+
+
 def test_the_table_for_a_person(capsys, file):
   code, text, told = call(capsys, f"--table={file}", "--pool_families", "--bootstrap=50")
   lines = text.splitlines()

