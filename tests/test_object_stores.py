@@ -27,7 +27,10 @@ CELL = "cells/0123456789ab"
 @pytest.fixture
 def host(monkeypatch, tmp_path, s3):
   """Returns what makes this process one of a host of that name, with a mirror of its own."""
-  monkeypatch.setattr(lease, "BEAT_S", 1000.0)  # so that nothing changes by itself
+  # So that nothing changes by itself, neither by a thread that an earlier test started.
+  monkeypatch.setattr(lease, "BEAT_S", 1000.0)
+  monkeypatch.setattr(mirrored_run, "SEND_EVERY_S", 1000.0)
+  monkeypatch.setattr(mirrored_run, "_SENDER", mirrored_run._Sender())
 
   def become(name: str) -> RunDir:
     monkeypatch.setenv("LM_JAX_MIRROR", str(tmp_path / name))
