@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from emergence_rows import frame, logistic, of_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import least_squares
 
-from lm_jax.analysis import curve_table
 from lm_jax.analysis.emergence import breakthroughness as breaks
-from lm_jax.analysis.emergence import fits, seeds, shapes, table, verdict
+from lm_jax.analysis.emergence import fits, shapes, table, verdict
 from lm_jax.analysis.emergence.breakthroughness import breakthroughness
 from lm_jax.analysis.emergence.curves import of_rows
 from lm_jax.analysis.emergence.fits import Points, fit
@@ -23,28 +23,6 @@ from lm_jax.analysis.known_metrics import lookup
 from lm_jax.strict import ConfigError
 
 SHAPES = {shape.name: shape for shape in shapes.SHAPES}
-
-
-def frame(**columns) -> pd.DataFrame:
-  """Returns rows with all canonical columns."""
-  n = max(len(c) for c in columns.values() if isinstance(c, list | np.ndarray))
-  data = {name: "t" if name == "task" else np.nan for name in curve_table.ALIASES} | columns
-  data |= {name: pd.Series([None] * n, dtype="string") for name in curve_table.TEXT if data[name] is np.nan}
-  return pd.DataFrame(data, index=range(n))
-
-
-def of_probabilities(p_SR, x_S, n_items, rng, **columns) -> pd.DataFrame:
-  """Returns the rows of a metric whose items are right with probability p, at sizes 10^x."""
-  S, R = p_SR.shape
-  value = rng.binomial(n_items, p_SR) / n_items
-  return frame(
-    n_params=np.repeat(10**x_S, R), seed=np.tile(np.arange(R, dtype=float), S), value=value.reshape(-1),
-    n_items=np.full(S * R, float(n_items)), **({"metric": "accuracy", "chance": 0.25} | columns),
-  )  # fmt: skip
-
-
-def logistic(x, x50, width):
-  return 1 / (1 + np.exp(-2 * np.log(9) * (x - x50) / width))
 
 
 def points_of(x_S, y_BS, sd=None, low=-math.inf, high=math.inf) -> Points:
@@ -433,41 +411,6 @@ def test_exact_match_of_a_smooth_probability_jumps_by_its_metric():
     token = found.loc[(f"length {length}", "token_accuracy")]
     assert (token["verdict"], token["paired_metric"]) == ("smooth", "exact_match")
   assert list(found.loc["jump", "verdict"]) == ["sharp under both"] * 2
-
-
-# --- seeds ------------------------------------------------------------------------------------------
-
-
-def test_seeds_that_jump_one_by_one_are_two_groups():
-  rng = np.random.default_rng(0)
-  x_S = np.linspace(6, 11, 8)
-  x50_R = np.array([7.0, 8.0, 8.6, 9.3, 10.0])
-  p_SR = 0.05 + 0.9 * logistic(x_S[:, None], x50_R, 0.1)
-  row = table.analyze(of_probabilities(p_SR, x_S, 500, rng), bootstrap=50).iloc[0]
-  assert row["seeds_bimodal"] is True
-  inside = (x_S > 7.1) & (x_S < 9.9)
-  assert row["bimodal_sizes"] == pytest.approx(list(10 ** x_S[inside]), rel=1e-4)
-  assert row["fraction_past"] == pytest.approx([(x50_R < x).mean() for x in x_S])
-  interval = stats.binomtest(2, 5).proportion_ci(method="wilson")
-  assert row["fraction_past"][3] == pytest.approx(0.4)
-  assert (row["fraction_past_low"][3], row["fraction_past_high"][3]) == pytest.approx(
-    tuple(interval), rel=1e-5
-  )
-  assert row["verdict"] in ("smooth", "not resolved")
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.03])
-def test_seeds_of_one_group(spread):
-  rng = np.random.default_rng(0)
-  x_S = np.linspace(6, 11, 8)
-  p_SR = np.clip(0.2 + 0.6 * logistic(x_S, 8.5, 1.0)[:, None] + spread * rng.standard_normal((8, 5)), 0, 1)
-  (curve,) = of_rows(of_probabilities(p_SR, x_S, 500, rng), "n_params")
-  assert seeds.bimodal_sizes(curve) == []
-  # Two runs are no groups, and a gap means nothing without the noise of items.
-  two = of_probabilities(p_SR[:, :2], x_S, 500, rng)
-  assert seeds.bimodal_sizes(next(of_rows(two, "n_params"))) is None
-  unknown = of_probabilities(p_SR, x_S, 500, rng).assign(n_items=np.nan)
-  assert seeds.bimodal_sizes(next(of_rows(unknown, "n_params"))) is None
 
 
 # --- what cannot be analyzed ------------------------------------------------------------------------

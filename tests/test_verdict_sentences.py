@@ -9,6 +9,7 @@ def row(**given):
   known = {
     "task": "recall", "family": "decoder", "metric": "accuracy", "shots": "window", "x": "n_params",
     "n_sizes": 8, "verdict": "smooth", "x50": None, "x50_low": None, "x50_high": None, "paired_metric": None,
+    "seeds_bimodal": False,
   }  # fmt: skip
   return known | given
 
@@ -63,3 +64,17 @@ def test_an_end_that_is_not_known_is_no_number():
   (sentence,) = sentences.of_rows([row(verdict="sharp", **(JUMP | {"x50_high": None}))])
   assert "jumps at 1.2e+04 parameters [9e+03, ?]" in sentence
   assert sentences.of_rows([row(**(JUMP | {"x50_low": None, "x50_high": None}))])
+
+
+GROUPS = {"seeds_bimodal": True, "bimodal_sizes": [1e3, 2e3], "past_threshold": 0.549, "past_x50": 12_000.0,
+          "past_x50_low": 6_000.0, "past_x50_high": None}  # fmt: skip
+
+
+def test_groups_of_seeds_are_told_after_the_verdict():
+  (sentence,) = sentences.of_rows([row(**GROUPS)])
+  assert sentence == (
+    "recall, decoder: accuracy improves smoothly with size. Runs of one size fall into two groups at 2 of 8 "
+    "sizes: half of them are past 0.55 at 1.2e+04 parameters [6e+03, ?]."
+  )
+  (sentence,) = sentences.of_rows([row(**(GROUPS | {"past_x50": None}))])
+  assert sentence.endswith("fall into two groups at 2 of 8 sizes.")

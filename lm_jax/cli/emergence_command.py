@@ -72,7 +72,7 @@ def _print(found: "pd.DataFrame", x: str) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  from lm_jax.analysis.emergence import verdict
+  from lm_jax.analysis.emergence import sentences, verdict
   from lm_jax.analysis.emergence.curves import KEYS
 
   console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
@@ -85,15 +85,18 @@ def _print(found: "pd.DataFrame", x: str) -> None:
   for name in ("best model", "verdict"):
     out.add_column(name)
   rows = found.to_dict("records")
+  grouped = any(row["seeds_bimodal"] for row in rows)
+  if grouped:
+    out.add_column("two groups of runs; half past at")
   rows.sort(key=lambda row: (verdict.VERDICTS.index(row["verdict"]), -_number(row["margin"])))
   for row in rows:
     if row["verdict"] == "insufficient data":  # counted below
       continue
     out.add_row(
       *(row[name] or "" for name in shown), str(row["n_sizes"]), _breakthroughness(row),
-      _text(row["q_value"], ".3f"), _interval(row, "x50", "x50_low", "x50_high", ".2g"),
-      _interval(row, "width_decades", "width_low", "width_high", ".2f"), row["best_model"] or "",
-      row["verdict"],
+      _text(row["q_value"], ".3f"), sentences.interval(row, "x50", ".2g") or row["threshold_status"] or "",
+      sentences.interval(row, "width_decades", ".2f"), row["best_model"] or "", row["verdict"],
+      *([_groups(row)] * grouped),
     )  # fmt: skip
   console.print(out)
   for note in _notes(rows):
@@ -108,7 +111,8 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
   few = [row["metric"] for row in rows if row["criterion"] == "loo"]
   return [
     "",
-    f"{len(rows)} curves: " + ", ".join(f"{n} {name}" for name, n in counts.items() if n),
+    f"{len(rows)} curve{'s' * (len(rows) != 1)}: "
+    + ", ".join(f"{n} {name}" for name, n in counts.items() if n),
     "B: breakthroughness; q: of as large a B by noise alone, over all curves (Benjamini-Hochberg). "
     "Intervals: 95 %.",
     f"sharp: from 10 to 90 % of a rise within {verdict.MAX_WIDTH:g} decade and a third of the sizes' range, "
@@ -116,6 +120,15 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
     *([f"{len(few)} curves have too few points for AICc and are compared by leaving sizes out"] * bool(few)),
     *notes,
   ]  # fmt: skip
+
+
+def _groups(row: dict[str, Any]) -> str:
+  from lm_jax.analysis.emergence import sentences
+
+  if not row["seeds_bimodal"]:
+    return ""
+  half = sentences.interval(row, "past_x50", ".2g")
+  return sentences.of_sizes(row) + (f"; {half}" if half else "")
 
 
 def _number(value: float | None) -> float:
@@ -132,12 +145,6 @@ def _breakthroughness(row: dict[str, Any]) -> str:
 
 def _text(value: float | None, form: str) -> str:
   return "" if value is None else format(value, form)
-
-
-def _interval(row: dict[str, Any], value: str, low: str, high: str, form: str) -> str:
-  if row[value] is None:
-    return row["threshold_status"] or "" if value == "x50" else ""
-  return f"{row[value]:{form}} [{row[low]:{form}}, {row[high]:{form}}]"
 
 
 COMMANDS = {

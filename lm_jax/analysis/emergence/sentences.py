@@ -1,6 +1,6 @@
 """What the verdicts say, a sentence a task: the curve that speaks for it, and what is beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_jax.analysis.emergence.breakthroughness import MIN_SIZES
@@ -17,7 +17,7 @@ _SAID = {
   "improves smoothly: the metric makes the jump",
   "sharp under both": " jumps at {x50}, and so does {paired_metric}",
 }
-_UNITS = {
+UNITS = {
   "n_params": "parameters", "n_params_nonembedding": "non-embedding parameters", "flops": "training FLOPs",
   "n_tokens": "training tokens",
 }  # fmt: skip
@@ -34,7 +34,12 @@ def _of_task(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
   who = f"{task}, {own['family']}" if own["family"] else task
   others = dict.fromkeys(row["family"] for row in rows if row["family"] != own["family"])
   beside = f" ({len(others)} more famil{'y' if len(others) == 1 else 'ies'})" if others else ""
-  return f"{who}: {own['metric']}{_said(own)}{beside}."
+  return f"{who}: {own['metric']}{_said(own)}{beside}.{_groups(own)}"
+
+
+def first_metric(metrics: Iterable[str]) -> str:
+  """Returns the one of a task's metrics that speaks for it."""
+  return min(metrics, key=_place)
 
 
 def _place(metric: str) -> int:
@@ -44,11 +49,33 @@ def _place(metric: str) -> int:
 
 
 def _said(row: Mapping[str, Any]) -> str:
-  return _SAID[row["verdict"]].format(**(dict(row) | {"x50": _threshold(row)}))
+  return _SAID[row["verdict"]].format(**(dict(row) | {"x50": _size(row, "x50")}))
 
 
-def _threshold(row: Mapping[str, Any]) -> str:
-  if row["x50"] is None:
-    return "a size that is not known"
-  low, high = ("?" if row[end] is None else f"{row[end]:.2g}" for end in ("x50_low", "x50_high"))
-  return f"{row['x50']:.2g} {_UNITS.get(row['x'], row['x'])} [{low}, {high}]"
+def _groups(row: Mapping[str, Any]) -> str:
+  """Returns a sentence where the runs of a size fall into two groups: its mean is then a share of them."""
+  if not row["seeds_bimodal"]:
+    return ""
+  told = f" Runs of one size fall into two groups at {of_sizes(row)}"
+  if row["past_x50"] is not None:
+    told += f": half of them are past {row['past_threshold']:.2g} at {_size(row, 'past_x50')}"
+  return f"{told}."
+
+
+def of_sizes(row: Mapping[str, Any]) -> str:
+  return f"{len(row['bimodal_sizes'])} of {row['n_sizes']} sizes"
+
+
+def _size(row: Mapping[str, Any], name: str) -> str:
+  shown = interval(row, name, ".2g")
+  value, _, ends = shown.partition(" ")
+  return f"{value} {UNITS.get(row['x'], row['x'])} {ends}" if shown else "a size that is not known"
+
+
+def interval(row: Mapping[str, Any], name: str, form: str) -> str:
+  """Returns an estimate with its interval, "?" for an end that is not known, "" where nothing is."""
+  if row[name] is None:
+    return ""
+  stem = name.removesuffix("_decades")
+  low, high = ("?" if row[f"{stem}_{e}"] is None else f"{row[f'{stem}_{e}']:{form}}" for e in ("low", "high"))
+  return f"{row[name]:{form}} [{low}, {high}]"

@@ -1,7 +1,8 @@
 """All statistics of all curves of a table, a row each; see the modules beside this one for what they are.
 
 Scores of a metric that falls when better are turned for breakthroughness and the linearities: above 0 is an
-improvement for every metric. x50 is a size, in the unit of `x`; widths are decades of it.
+improvement for every metric. x50 is a size, in the unit of `x`; widths are decades of it. Those of `past` are
+of the share of runs that are past a threshold, where seeds fall into two groups.
 """
 
 import json
@@ -33,8 +34,9 @@ COLUMNS = (
   *(f"criterion_{shape.name}" for shape in SHAPES), "best_model", "best_model_share", "margin",
   "smooth_margin", "residual_scale", "threshold_status", "x50", "x50_low", "x50_high", "width_decades",
   "width_low", "width_high", "width_limit", "paired_metric", "paired_verdict", "seeds_bimodal",
-  "bimodal_sizes", "fraction_past", "fraction_past_low", "fraction_past_high", "past_threshold", "sizes",
-  "means", "fit_a", "fit_b", "fit_parameters", "floor", "ceiling", "notes",
+  "bimodal_sizes", "fraction_past", "fraction_past_low", "fraction_past_high", "past_threshold",
+  "past_x50", "past_x50_low", "past_x50_high", "past_width_decades", "sizes", "means", "fit_a", "fit_b",
+  "fit_parameters", "floor", "ceiling", "notes",
 )  # fmt: skip
 
 
@@ -164,13 +166,14 @@ def _threshold(row: dict[str, Any], points: Points, best: Mapping[str, Fits], re
 
 
 def _identified(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the columns of a threshold that is not identified, as missing."""
+  """Returns the columns of thresholds that are not identified, as missing."""
   status = row["threshold_status"]
+  names = ["x50", "x50_low", "x50_high", "width_decades", "width_low", "width_high"]
   if row["verdict"] in ("no rise resolved", "below chance resolution"):
     status = "no rise resolved"
+    names += ["past_x50", "past_x50_low", "past_x50_high", "past_width_decades"]
   if status == "ok":
     return {}
-  names = ("x50", "x50_low", "x50_high", "width_decades", "width_low", "width_high")
   return dict.fromkeys(names) | {"threshold_status": status}
 
 
@@ -188,6 +191,10 @@ def _seeds(row: dict[str, Any], curve: Curve, best: Fits) -> None:
     row["past_threshold"] = middle
     row["fraction_past"] = [p.past / p.n_runs for p in past]
     row["fraction_past_low"], row["fraction_past_high"] = [p.low for p in past], [p.high for p in past]
+    if half := seeds.half_past(past):
+      sizes = {"": half.x, "_low": half.low, "_high": half.high}
+      row |= {f"past_x50{end}": None if x is None else 10**x for end, x in sizes.items()}
+      row["past_width_decades"] = half.width
 
 
 # --- pairs ------------------------------------------------------------------------------------------

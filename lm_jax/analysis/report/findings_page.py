@@ -1,4 +1,4 @@
-"""The report's sections on scaling laws and forecasts: HTML, and the figures that they hold."""
+"""The report's sections on groups of seeds, scaling laws and forecasts: HTML, and the figures they hold."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -8,23 +8,27 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from lm_jax.analysis.emergence import figure as group_figure
+from lm_jax.analysis.emergence import sentences
 from lm_jax.analysis.figures import figure_parts
 from lm_jax.analysis.figures.look import NAMES
 from lm_jax.analysis.figures.style import STYLE
-from lm_jax.analysis.findings import Findings, Law
+from lm_jax.analysis.findings import Findings, Law, main_verdicts
 from lm_jax.analysis.forecasts import figure as forecast_figure
 from lm_jax.analysis.report.tables import escape, html_table, td
 from lm_jax.analysis.scaling_laws import figure as law_figure
 from lm_jax.analysis.scaling_laws.summary_text import TABLES, heading
 from lm_jax.analysis.scaling_laws.summary_text import number as law_number
 
-STEMS = ("scaling_law", "forecasts")
+STEMS = ("seed_groups", "scaling_law", "forecasts")
 _CARD = "what this fit depends on"
 
 
 def drawings(found: Findings) -> Iterator[figure_parts.Drawing]:
-  """Yields the figures of laws and forecasts with their numbers."""
+  """Yields the figures of groups, laws and forecasts with their numbers."""
   with mpl.rc_context(STYLE):
+    for stem, rows in _groups(found):
+      yield figure_parts.Drawing(stem, group_figure.figure(rows), group_figure.numbers(rows))
     for i, law in enumerate(found.laws):
       if law.fitted is not None and law.main:
         yield figure_parts.Drawing(stem_of(law, i), law_figure.figure(law.fitted), _numbers(law))
@@ -46,6 +50,29 @@ def _numbers(law: Law) -> pd.DataFrame:
     columns["predicted"] = law.fitted.fit.predict(points)
     columns["log_residual"] = np.log(points.loss / columns["predicted"])
   return pd.DataFrame(columns)
+
+
+def _groups(found: Findings) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+  """Yields a stem for each task whose runs fall into two groups, and those curves of its first metric."""
+  rows = [row for row in main_verdicts(found.verdicts).to_dict("records") if row["past_x50"] is not None]
+  for i, task in enumerate(dict.fromkeys(row["task"] for row in rows)):
+    own = [row for row in rows if row["task"] == task]
+    metric = sentences.first_metric(row["metric"] for row in own)
+    yield f"seed_groups.{figure_parts.file_part(task, i)}", [r for r in own if r["metric"] == metric]
+
+
+def groups_html(found: Findings, figures: dict[str, bytes]) -> str:
+  """Returns what shows seeds of two groups, "" where there are none."""
+  parts = []
+  for stem, rows in _groups(found):
+    of = f"{rows[0]['task']}, {NAMES.get(rows[0]['metric'], rows[0]['metric'])}"
+    parts += [f"<h3>Two groups: {escape(of)}</h3>", image(figures[stem], f"share of runs past, {of}")]
+  if not parts:
+    return ""
+  note = (
+    "Such a mean is a share of runs as much as a score: more seeds make it smooth, and few runs are near it."
+  )
+  return f'{"".join(parts)}<p class="quiet">{note}</p>'
 
 
 def laws_html(found: Findings, figures: dict[str, bytes]) -> str:

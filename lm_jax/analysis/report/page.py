@@ -70,14 +70,14 @@ def render(
   Args:
     files: are linked from it by their paths relative to it.
     folder, verdicts: see `page_data.payload`.
-    sections: HTML of "told" (what the verdicts say), "laws", "forecasts" and "notes".
+    sections: HTML of "told" (what the verdicts say), "groups" (of seeds), "laws", "forecasts" and "notes".
     data: the payload of the study without its figures, where it is there already.
   """
   files = list(files)
   fields = {
     "missing": tables.missing_html(study), "headline": tables.headline_html(study),
     "definitions": _definitions_html(), "files": page_shell.files_html(files),
-    "told": "", "laws": "", "forecasts": "", "notes": "", **(sections or {}),
+    "told": "", "groups": "", "laws": "", "forecasts": "", "notes": "", **(sections or {}),
   }  # fmt: skip
   body = page_shell.fill(page_shell.part("report.html"), fields)
   if data is None:

@@ -2,10 +2,16 @@
 const emergence = data.emergence || [];
 const shotsOf = (r) => (r.shots === "window" && (data.tasks.find((t) => t.key === r.task) || {}).window) || (ok(r.shots) ? String(r.shots) : "–");
 const TOO_FEW = "insufficient data";
+const end = (x) => ok(x) ? estimate(x) : "?";
+const interval = (r, x) => `${end(r[x])} [${end(r[x + "_low"])}, ${end(r[x + "_high"])}]`;
+// Only where the runs of a size fall into two groups.
+const GROUPS = ["Two groups of runs: half past at", (r) => !r.seeds_bimodal ? "–"
+  : `${r.bimodal_sizes.length} of ${r.n_sizes} sizes` + (ok(r.past_x50) ? `: ${interval(r, "past_x50")}` : ""), true];
 const OVERVIEW = [
   ["Metric", (r) => name(r.metric)], ["Shots", shotsOf], ["Family", (r) => ok(r.family) ? r.family : "–"],
   ["Verdict", (r) => ok(r.verdict) ? r.verdict : "–"],
-  ["Threshold x50", (r) => ok(r.x50) ? number(r.x50) + (ok(r.x50_low) && ok(r.x50_high) ? ` [${number(r.x50_low)}, ${number(r.x50_high)}]` : "") : "–", true],
+  ["Threshold x50", (r) => ok(r.x50) ? interval(r, "x50") : "–", true],
+  ...(emergence.some((r) => r.seeds_bimodal) ? [GROUPS] : []),
   ["Width (decades)", (r) => number(r.width_decades), true], ["Breakthroughness", (r) => number(r.breakthroughness), true],
   ["q", (r) => number(r.q_value), true],
   ["Beside it", (r) => ok(r.paired_metric) ? `${name(r.paired_metric)}: ${ok(r.paired_verdict) ? r.paired_verdict : "–"}` : "–"],
@@ -17,9 +23,8 @@ function thresholdBand(metric, shots, x) {
     (AXIS_NAMES[r.x || "n_params"] || r.x) === x);
   const row = found.find((r) => r.family === main) || found[0];
   if (!row) return null;
-  const interval = ok(row.x50_low) && ok(row.x50_high) ? ` [${number(row.x50_low)}, ${number(row.x50_high)}]` : "";
   return { x: row.x50, low: row.x50_low, high: row.x50_high,
-           note: `Vertical: x50 = ${number(row.x50)}${interval}${ok(row.family) ? ` of ${row.family}` : ""}.` };
+           note: `Vertical: x50 = ${interval(row, "x50")}${ok(row.family) ? ` of ${row.family}` : ""}.` };
 }
 
 function flatTable(headings, rows, caption) {

@@ -12,7 +12,12 @@ const css = (key) => getComputedStyle(document.documentElement).getPropertyValue
 const ok = (v) => v !== null && v !== undefined;
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const number = (v) => !ok(v) ? "–" : Math.abs(v) >= 1e7 ? v.toExponential(2)
-  : Number.isInteger(v) ? v.toLocaleString("en-US") : String(Number(v.toPrecision(4)));
+  : Number.isInteger(v) ? v.toLocaleString("en-US") : estimate(v);
+// To four digits, also where it happens to be whole.
+const estimate = (v) => {
+  const rounded = Number(v.toPrecision(4));
+  return Number.isInteger(rounded) ? number(rounded) : String(rounded);
+};
 const value = (key) => $(key).value;
 const shotsName = (s) => s === "window" ? `${task.window || "window"}` : s === "all" ? "all tokens"
   : s === "every" ? "every number, a line each" : `${s} ${s === "1" ? "shot" : "shots"}`;

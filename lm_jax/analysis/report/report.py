@@ -107,7 +107,8 @@ def write_study(study: Study, folder: Path, drawers: Drawers, *, scored: bool = 
   files.write(folder / "summary.json", json.dumps(tree, indent=2, allow_nan=False) + "\n")
   # The page comes last: what it links to exists.
   files.write(folder / "index.html", page.render(study, links, folder, verdicts, {
-    "told": findings_page.told_html(said), "laws": findings_page.laws_html(found, images),
+    "told": findings_page.told_html(said), "groups": findings_page.groups_html(found, images),
+    "laws": findings_page.laws_html(found, images),
     "forecasts": findings_page.forecasts_html(found, images), "notes": findings_page.notes_html(found),
   }, data))  # fmt: skip
   return folder / "index.html"
