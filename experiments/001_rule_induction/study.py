@@ -28,7 +28,7 @@ _RUN = ["task", "family", "model", "learning_rate", "seed", "n_params", "flops"]
 _VERDICT = [
   "task", "metric", "family", "n_sizes", "n_seeds", "verdict", "best_model", "breakthroughness", "q_value",
   "x50", "x50_low", "x50_high", "threshold_status", "width_decades", "width_low", "width_high",
-  "seeds_bimodal",
+  "seeds_bimodal", "past_threshold", "past_x50", "past_x50_low", "past_x50_high",
 ]  # fmt: skip
 
 
@@ -190,7 +190,8 @@ def _thresholds(curves: pd.DataFrame) -> str:
     lines.append({
       "task": TASKS[row["task"]].lower(), "metric": row["metric"].replace("_", " "), "family": row["family"],
       "verdict": row["verdict"], "threshold, parameters": x50, "width, decades": width,
-      "sizes with two groups of seeds": "yes" if row["seeds_bimodal"] is True else "no",
+      "two groups: half of the seeds past": study_text.interval(row, "past_x50", ",.0f")
+        or ("no rise" if row["seeds_bimodal"] is True else ""),
     })  # fmt: skip
   return study_text.table(pd.DataFrame(lines))
 

@@ -18,6 +18,7 @@ CURVES = 300  # of each family: 900 smooth ones of each number of sizes and seed
 BOOTSTRAP = 200
 FIRST, LAST = 6.5, 11.0  # log10 parameters
 CHANCE = 0.25
+BIMODAL_WIDTH = np.log(9)  # decades from a tenth of the seeds to nine tenths: 2.2
 COLUMNS = ("task", "metric", "shots", "group", "family", "model", "run", "step", "seed", "n_params", "value",
            "stderr", "n_items", "chance")  # fmt: skip
 
@@ -65,12 +66,21 @@ def sharp_logistic(x_S, seeds, rng):
 
 def bimodal_seeds(x_S, seeds, rng):
   """Each seed jumps at a size of its own: 10 to 90 % of them within 2.2 decades."""
-  x50_R = rng.logistic((FIRST + LAST) / 2, 0.5, seeds)
-  return Truth(CHANCE + 0.6 * logistic(x_S[:, None], x50_R, 0.1))
+  x50 = (FIRST + LAST) / 2
+  x50_R = rng.logistic(x50, BIMODAL_WIDTH / (2 * np.log(9)), seeds)
+  return Truth(CHANCE + 0.6 * logistic(x_S[:, None], x50_R, 0.1), x50)
+
+
+def bimodal_runs(x_S, seeds, rng):
+  """Each run has it or not, whatever its seed did at other sizes: 10 to 90 % of them within 2.2 decades."""
+  x50 = rng.uniform(FIRST + 1.25, LAST - 1.25)
+  has_SR = rng.random((len(x_S), seeds)) < logistic(x_S[:, None], x50, BIMODAL_WIDTH)
+  return Truth(CHANCE + 0.6 * has_SR, x50)
 
 
 FAMILIES = {
-  f.__name__: f for f in (constant, log_linear, power_law, wide_logistic, sharp_logistic, bimodal_seeds)
+  f.__name__: f
+  for f in (constant, log_linear, power_law, wide_logistic, sharp_logistic, bimodal_seeds, bimodal_runs)
 }
 SMOOTH = ("log_linear", "power_law", "wide_logistic")
 
@@ -118,7 +128,23 @@ def simulate(n_sizes, seeds, curves, seed=0):
       row["width_coverage"] = np.mean((low <= width) & (width <= high))
     row["p_below_0.05"] = np.mean(own["p_value"].astype(float) <= 0.05)
     row["seeds_bimodal"] = own["seeds_bimodal"].dropna().astype(float).mean()
+    if family.startswith("bimodal"):
+      row |= half_held(own, truths)
     yield row
+
+
+def half_held(own, truths):
+  """Returns how often the interval of the size where half of the runs are past holds the true one."""
+  found = own[own["past_x50"].notna()]
+  if found.empty:
+    return {}
+  x50 = 10 ** np.array([truths[task].x50 for task in found["task"]])
+  low = found["past_x50_low"].astype(float).fillna(0).to_numpy()
+  high = found["past_x50_high"].astype(float).fillna(np.inf).to_numpy()
+  return {
+    "half_identified": len(found) / len(own), "half_coverage": np.mean((low <= x50) & (x50 <= high)),
+    "half_median_decades": np.median(np.log10(high / np.maximum(low, 1))),
+  }  # fmt: skip
 
 
 def pairs(n_sizes, seeds, curves, seed=0):

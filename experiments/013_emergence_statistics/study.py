@@ -15,6 +15,8 @@ from lm_jax.analysis.figures.style import GREY, HUES, INK, TEXT_WIDTH
 COMMANDS = ("python {here}/simulate.py {workdir}", "python {here}/bigbench.py {workdir}")
 STEMS = ("simulation", "pairs", "bootstrap_of_breakthroughness", "bigbench", "shown")
 SMOOTH = ["log_linear", "power_law", "wide_logistic"]
+# Each run has it or not; each seed, from a size of its own on.
+BIMODAL = ["bimodal_runs", "bimodal_seeds"]
 NO_RISE = ["no rise resolved", "below chance resolution"]
 X = "n_params_nonembedding"
 COLORS = {"smooth": HUES[6], "not resolved": "#bbbbbb", "sharp": HUES[1], "no rise": "#eeeeee"}
@@ -70,7 +72,7 @@ def _draw_task(ax: Axes, row: pd.Series, points: pd.DataFrame) -> None:
 
 
 def _draw_rates(ax: Axes, found: pd.DataFrame) -> None:
-  found = found[(found["n_sizes"] == 12) & (found["n_seeds"] == 1) & (found["family"] != "bimodal_seeds")]
+  found = found[(found["n_sizes"] == 12) & (found["n_seeds"] == 1) & ~found["family"].isin(BIMODAL)]
   left = np.zeros(len(found))
   for verdict, color in COLORS.items():
     ax.barh(found["family"].str.replace("_", " "), found[verdict], left=left, color=color, label=verdict)
@@ -109,7 +111,27 @@ def texts(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     tables["bigbench"]["verdict"].value_counts().reindex([*NO_RISE, "not resolved", "smooth", "sharp"])
   )
   counts = pd.DataFrame([verdicts.fillna(0).astype(int).to_dict()])
-  return {"simulated": study_text.table(pd.DataFrame(lines)), "bigbench": study_text.table(counts)}
+  return {
+    "simulated": study_text.table(pd.DataFrame(lines)), "groups": _groups(_simulation(tables)),
+    "bigbench": study_text.table(counts),
+  }  # fmt: skip
+
+
+def _groups(found: pd.DataFrame) -> str:
+  """Returns what is said where seeds fall into two groups: of runs that have it or not, and of such seeds."""
+  lines = []
+  for (sizes, seeds), own in found[found["family"].isin(BIMODAL)].groupby(["n_sizes", "n_seeds"]):
+    rows = own.set_index("family").loc[BIMODAL]
+
+    def both(name: str, rows: pd.DataFrame = rows) -> str:
+      return " / ".join("" if pd.isna(v) else study_text.number(v, 2) for v in rows[name])
+
+    lines.append({
+      "sizes x seeds": f"{sizes} x {seeds}", "found": both("seeds_bimodal") if seeds > 1 else "",
+      "mean called sharp": both("sharp"), "half held": both("half_coverage") if seeds > 1 else "",
+      "interval of half, decades": both("half_median_decades") if seeds > 1 else "",
+    })  # fmt: skip
+  return study_text.table(pd.DataFrame(lines))
 
 
 def derived(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
