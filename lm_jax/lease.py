@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO
 
 from lm_jax.lease_place import LACKS, Files, Place
+from lm_jax.ticker import Ticker
 
 BEAT_S, SILENCE_S = 5.0, 60.0
 # Every state of a lease has this length: a beat needs no new block, and so gets through on a full disk.
@@ -189,7 +190,7 @@ class Lease:
     self._writing = threading.Lock()
 
   @property
-  def heart(self) -> "_Heart":
+  def heart(self) -> "Ticker[Lease]":
     # A store that is slow to answer must not keep the claims of folders from being heard of.
     return _HEARTS[self._place.has_own_lock]
 
@@ -234,41 +235,14 @@ class Lease:
 # --- the heart ----------------------------------------------------------------------------------
 
 
-class _Heart:
-  """Beats for all leases of this process, from one thread."""
-
-  def __init__(self):
-    self._leases: set[Lease] = set()
-    self._lock, self._thread = threading.Lock(), None
-
-  def add(self, lease: Lease) -> None:
-    with self._lock:
-      self._leases.add(lease)
-      if self._thread is None or not self._thread.is_alive():
-        self._thread = threading.Thread(target=self._run, daemon=True, name="lease beats")
-        self._thread.start()
-
-  def remove(self, lease: Lease) -> None:
-    with self._lock:
-      self._leases.discard(lease)
-
-  def _run(self) -> None:
-    while True:
-      time.sleep(BEAT_S)
-      with self._lock:
-        if not self._leases:
-          self._thread = None
-          return
-        leases = list(self._leases)
-      for lease in leases:
-        try:
-          lease.beat()
-        except OSError:
-          # Lost, or the file system is away for now: what must not be written anyway, `check` finds out.
-          continue
+def _beat(lease: Lease) -> None:
+  # Lost, or the file system is away for now: what must not be written anyway, `check` finds out.
+  with contextlib.suppress(OSError):
+    lease.beat()
 
 
-_HEARTS = {False: _Heart(), True: _Heart()}
+# By whether the place has a lock of its own; each beats for all such leases of this process, from one thread.
+_HEARTS = {own: Ticker[Lease]("lease beats", lambda: BEAT_S, _beat) for own in (False, True)}
 
 
 # --- silence ------------------------------------------------------------------------------------

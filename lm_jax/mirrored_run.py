@@ -20,6 +20,7 @@ from lm_jax import lease
 from lm_jax.lease_place import Files
 from lm_jax.mirrored_files import CHECKPOINTS, STATUS, WHOLE, FileVersion, Unit, step_of, whole_steps
 from lm_jax.objects import Stat, StoreError
+from lm_jax.ticker import Ticker
 
 SEND_EVERY_S = 5.0
 # How long a store may be away before what cannot be sent ends the run.
@@ -238,38 +239,5 @@ class Held:
     self._unit.write_index(self._sent, whole_steps(self._sent))
 
 
-# --- the sender -----------------------------------------------------------------------------------
-
-
-class _Sender:
-  """Sends for all runs that this process holds, from one thread."""
-
-  def __init__(self):
-    self._held: list[Held] = []
-    self._lock, self._thread = threading.Lock(), None
-
-  def add(self, held: Held) -> None:
-    with self._lock:
-      self._held.append(held)
-      if self._thread is None:
-        self._thread = threading.Thread(target=self._run, daemon=True, name="mirror sends")
-        self._thread.start()
-
-  def remove(self, held: Held) -> None:
-    with self._lock:
-      if held in self._held:
-        self._held.remove(held)
-
-  def _run(self) -> None:
-    while True:
-      time.sleep(SEND_EVERY_S)
-      with self._lock:
-        if not self._held:
-          self._thread = None
-          return
-        held = list(self._held)
-      for one in held:
-        one.turn()
-
-
-_SENDER = _Sender()
+# Sends for all runs that this process holds, from one thread.
+_SENDER = Ticker[Held]("mirror sends", lambda: SEND_EVERY_S, Held.turn)

@@ -19,8 +19,8 @@ LEVELS = {
     "environment", "failures", "finetune_config", "generation_config", "lease", "lease_place",
     "lm_eval_plugin", "mirror", "mirrored_files", "mirrored_run", "model_config", "object_lease", "objects",
     "parametrization", "power", "presets", "records", "rundir", "sandbox", "sandbox_linux", "sandbox_process",
-    "scaling", "schedule", "scores", "startup", "strict", "task_configs", "text_config", "tokenizers",
-    "uncertainty",
+    "scaling", "schedule", "scores", "startup", "strict", "task_configs", "text_config", "ticker",
+    "tokenizers", "uncertainty",
   ),
   1: ("chat_template", "data", "prompt_tasks", "shared_prefixes"),
   2: (

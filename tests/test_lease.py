@@ -150,11 +150,11 @@ def test_without_locks_a_killed_holder_is_followed_after_its_silence(process, tm
   holder = held(process(BARE + HOLDER, tmp_path))
   monkeypatch.setattr(lease, "_try_lock", lambda *_: None)
   with pytest.raises(Busy):
-    lease.claim(tmp_path, silence_s=0.3)
+    lease.claim(tmp_path, silence_s=2)
   assert lease.is_held(tmp_path)
-  time.sleep(0.4)
+  time.sleep(2.2)
   with pytest.raises(Busy):  # it beats
-    lease.claim(tmp_path, silence_s=0.3)
+    lease.claim(tmp_path, silence_s=2)
   holder.kill()
   holder.wait()
   claimed(tmp_path, silence_s=0.3).release()
@@ -251,7 +251,7 @@ def test_a_beat_gets_through_on_a_full_disk(tmp_path):
           f.write(bytes(4096))
       before = lease.holder(disk / "cell").beat
       own.beat()
-      assert lease.holder(disk / "cell").beat == before + 1
+      assert lease.holder(disk / "cell").beat > before
       with pytest.raises(OSError, match="No space left"):
         lease.claim(disk / "other")
     assert lease.holder(disk / "cell").released

@@ -19,6 +19,7 @@ from lm_jax.lease import Busy, Lost
 from lm_jax.objects import Store, StoreError
 from lm_jax.rundir import RunDir
 from lm_jax.strict import ConfigError
+from lm_jax.ticker import Ticker
 
 URL = f"s3://{BUCKET}/studies/one"
 CELL = "cells/0123456789ab"
@@ -29,8 +30,7 @@ def host(monkeypatch, tmp_path, s3):
   """Returns what makes this process one of a host of that name, with a mirror of its own."""
   # So that nothing changes by itself, neither by a thread that an earlier test started.
   monkeypatch.setattr(lease, "BEAT_S", 1000.0)
-  monkeypatch.setattr(mirrored_run, "SEND_EVERY_S", 1000.0)
-  monkeypatch.setattr(mirrored_run, "_SENDER", mirrored_run._Sender())
+  monkeypatch.setattr(mirrored_run, "_SENDER", Ticker("mirror sends", lambda: 1000.0, mirrored_run.Held.turn))
 
   def become(name: str) -> RunDir:
     monkeypatch.setenv("LM_JAX_MIRROR", str(tmp_path / name))
