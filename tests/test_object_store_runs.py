@@ -36,7 +36,11 @@ def test_two_launches_from_two_hosts_share_a_sweep_that_others_can_read(
   launches = [host(name).start("sweep", config, "--workers=1") for name in ("a", "b")]
   done = [finish(launch, timeout=300) for launch in launches]
   assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
-  assert f"{URL}: mirrored in {host('a').folder}, 0 files fetched" in done[0].stderr
+  # Whoever came first found nothing.
+  assert any(
+    f"{URL}: mirrored in {host(name).folder}, 0 files fetched" in one.stderr
+    for name, one in zip(("a", "b"), done, strict=True)
+  )
   # No step was trained, and so saved, twice.
   assert len(set(saved(s3))) == len(saved(s3))
   assert {cell for cell, _ in saved(s3)} == set(CELLS)
