@@ -208,7 +208,7 @@ def test_the_launcher_killed_at_random_moments(sweep_in, undisturbed):
 def test_of_two_launchers_at_once_one_is_killed(sweep_in, undisturbed):
   one = sweep_in(workers=1)
   both = [one.start() for _ in range(2)]
-  wait_until(lambda: sum(bool(status(cell).get("step")) for cell in one.cells) == 2, both[1])
+  wait_until(lambda: sum(bool(status(cell).get("step")) for cell in one.cells) >= 2, both[1])
   both[0].kill()
   assert [finish(process).returncode for process in both] == [-signal.SIGKILL, 0]
   assert_as_undisturbed(one, undisturbed)
