@@ -20,7 +20,8 @@ def interval(row: pd.Series, name: str, form: str, bounds: str | None = None) ->
   low, high = (row[f"{bounds or name}_{end}"] for end in ("low", "high"))
   if pd.isna(row[name]):
     return ""
-  return format(row[name], form) + (f" ({low:{form}} to {high:{form}})" if pd.notna(low) else "")
+  ends = " to ".join("?" if pd.isna(end) else format(end, form) for end in (low, high))
+  return format(row[name], form) + ("" if pd.isna(low) and pd.isna(high) else f" ({ends})")
 
 
 def known(value: float, digits: int = 0) -> str:

@@ -259,7 +259,9 @@ def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
   rows = [
     {**shared, "metric": "accuracy", "shots": "window", "x50": None, "verdict": "no rise resolved"},
     {**shared, "metric": "exact_match", "shots": "3", "x50": 20000.0, "x50_low": 9e3, "x50_high": 4e4,
-     "verdict": f"sharp {EVIL}", "paired_metric": "nll", "paired_verdict": "smooth"},
+     "verdict": f"sharp {EVIL}", "paired_metric": "nll", "paired_verdict": "smooth", "seeds_bimodal": True,
+     "bimodal_sizes": [1e3, 2e3], "n_sizes": 6, "past_x50": 20224.8, "past_x50_low": 12003.0,
+     "past_x50_high": None},
     {**shared, "metric": "nll", "family": EVIL, "shots": "window", "x50": None,
      "verdict": "insufficient data"},
   ]  # fmt: skip
@@ -281,6 +283,7 @@ def test_verdicts_choose_what_is_drawn(ladder, tmp_path):
   seen = probe(page.render(study, verdicts=rows), tmp_path, script)
   assert not seen["hidden"] and seen["images"] == 0
   assert seen["rows"][1][2:5] == ["decoder", f"sharp {EVIL}", "20,000 [9,000, 40,000]"]
+  assert seen["rows"][1][5] == "2 of 6 sizes: 20,220 [12,000, ?]" and seen["rows"][0][5] == "–"
   assert seen["rows"][0][4] == "–" and len(seen["rows"]) == 2
   assert seen["few"] == f"Too few sizes for a verdict: {EVIL}."
   assert seen["first"][:2] == ["accuracy", "window"] and "x50" not in seen["first"][3]

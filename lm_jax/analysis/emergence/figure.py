@@ -17,10 +17,11 @@ from lm_jax.analysis.figures.style import GREY, HUES, MARKERS, TEXT_WIDTH
 
 _KEY = (
   "marks: share of runs past, with Wilson's 95 % interval; curve: logistic of it; bars around one half: 95 % "
-  "interval of the size where half are past"
+  "interval of the size where half are past, which goes on where a bar meets the frame"
 )
 _ASIDE = 0.006  # of the range, by which the marks of curves at the same sizes stand apart
 _MOST, _BAR = 7, 0.022
+_MARGIN = 0.05  # of the range, beside the sizes
 _NAMED = ("shots", "group", "family")
 
 
@@ -31,7 +32,9 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure:
   drawn = [rows[i] for i in some(len(rows), _MOST)]
   sizes = pd.Series([size for row in drawn for size in row["sizes"]])
   told = [name for name in _NAMED if len({row[name] for row in drawn}) > 1 or name == "family"]
-  aside = 10 ** (_ASIDE * np.ptp(np.log10(sizes)))
+  span = np.ptp(np.log10(sizes))
+  aside, margin = 10 ** (_ASIDE * span), 10 ** (_MARGIN * span)
+  ax.set_xlim(sizes.min() / margin, sizes.max() * margin)
   for i, (row, color, marker) in enumerate(zip(drawn, HUES, MARKERS, strict=False)):
     names = ", ".join([*(row[name] for name in told if row[name]), f"past {row['past_threshold']:.2g}"])
     _draw(ax, row, names, color, marker, aside**i, 0.5 + (i - (len(drawn) - 1) / 2) * _BAR)
@@ -66,6 +69,6 @@ def _draw(ax: Axes, row: dict[str, Any], name: str, color: str, marker: str, asi
   x50, width = np.log10(row["past_x50"]), row["past_width_decades"]
   fine = np.linspace(np.log10(sizes[0]), np.log10(sizes[-1]), 400)
   ax.plot(10**fine, share_past(fine, x50, width), color=color)
-  ends = [row[f"past_x50_{end}"] or size for end, size in (("low", sizes[0]), ("high", sizes[-1]))]
-  ax.plot(np.clip(ends, sizes[0], sizes[-1]), [at, at], color=color, linewidth=2.5, alpha=0.4,
-          solid_capstyle="butt")  # fmt: skip
+  least, most = ax.get_xlim()
+  ends = row["past_x50_low"] or least, row["past_x50_high"] or most
+  ax.plot(ends, [at, at], color=color, linewidth=2.5, alpha=0.4, solid_capstyle="butt")

@@ -24,8 +24,8 @@ MIN_RUNS = 3
 GAP_OF_RISE = 0.5
 SEPARATION = 4.0
 GAP_OF_GROUP = 3.0
-# By how much twice a log likelihood may be below the greatest inside the interval. The 3.84 of many runs held
-# the truth in 89 to 95 % of simulated curves of three to five runs a size; this in 93 % or more.
+# By how much twice a log likelihood may be below the greatest inside the interval. The 3.84 of many runs hold
+# the truth too rarely with three to five a size where they rise over several sizes.
 _DEVIANCE = 5.0
 # Widths are tried from a part of the least gap between sizes, which is a step, to many times their range.
 _STEP, _FLAT, _SIZES, _WIDTHS = 1 / 20, 20.0, 601, 80

@@ -67,15 +67,14 @@ def of_sizes(row: Mapping[str, Any]) -> str:
 
 
 def _size(row: Mapping[str, Any], name: str) -> str:
-  shown = interval(row, name, ".2g")
-  value, _, ends = shown.partition(" ")
-  return f"{value} {UNITS.get(row['x'], row['x'])} {ends}" if shown else "a size that is not known"
+  unit = UNITS.get(row["x"], row["x"])
+  return interval(row, name, ".2g", f" {unit}") or "a size that is not known"
 
 
-def interval(row: Mapping[str, Any], name: str, form: str) -> str:
+def interval(row: Mapping[str, Any], name: str, form: str, unit: str = "") -> str:
   """Returns an estimate with its interval, "?" for an end that is not known, "" where nothing is."""
   if row[name] is None:
     return ""
   stem = name.removesuffix("_decades")
   low, high = ("?" if row[f"{stem}_{e}"] is None else f"{row[f'{stem}_{e}']:{form}}" for e in ("low", "high"))
-  return f"{row[name]:{form}} [{low}, {high}]"
+  return f"{row[name]:{form}}{unit} [{low}, {high}]"
